@@ -1,0 +1,106 @@
+# The tasks of a contributor. `make` lists them; each installs what it needs first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# vyper and anvil are found on PATH by the tools that call them.
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
+# Ape keeps its caches in its own folder under HOME by default; ours stay in the checkout.
+export APE_DATA_FOLDER := $(CURDIR)/.ape
+# A library of ape's warns about itself at each start.
+export PYTHONWARNINGS := ignore:Field 'import_remapping' has an incomplete definition
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+VENV_STAMP := .make/venv.stamp
+PROJECT_STAMP := .make/project.stamp
+NODE_STAMP := .make/node.stamp
+
+##@ Start here
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(PROJECT_STAMP) $(NODE_STAMP) ## install everything into .venv and node_modules of this checkout
+
+.PHONY: devnet
+devnet: setup ## a local chain, backend, keeper and participants, running until Ctrl-C
+	@$(PY) -m scripts.world.devnet
+
+.PHONY: demo
+demo: setup ## the keeper's promises, played once against the chain; writes demo-report.json
+	@$(PY) -m scripts.world.demo
+
+##@ Check
+.PHONY: test
+test: setup ## all tests: contracts through ape, then the rest
+	@status=0; ape test tests/contracts || status=$$?; pytest || status=$$?; exit $$status
+
+.PHONY: test-contracts
+test-contracts: setup ## the contract tests only
+	@ape test tests/contracts
+
+.PHONY: lint
+lint: setup ## ruff: rules and format
+	@ruff check .
+	@ruff format --check .
+
+.PHONY: types
+types: setup ## mypy, strict on bot/domain
+	@mypy
+
+##@ Maintain
+.PHONY: format
+format: setup ## rewrite the code in the project's format
+	@ruff check --fix-only --quiet .
+	@ruff format .
+
+.PHONY: abi
+abi: setup ## write the ABI files from the compiled contracts
+	@$(PY) scripts/abi.py
+
+.PHONY: picture
+picture: setup ## draw docs/devnet.svg from a real run
+	@$(PY) -m scripts.world.picture
+
+UV_COMPILE = .make/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-config --system-certs --no-emit-index-url --no-header --quiet
+
+.PHONY: lock
+lock: ## resolve the dependencies anew and write the lock files
+	@python=$$(scripts/find-python) && "$$python" -m venv .make/uv && .make/uv/bin/pip install --quiet --disable-pip-version-check uv
+	@$(UV_COMPILE) --upgrade pyproject.toml --group contracts --group test --group dev -o requirements/all.txt
+	@$(UV_COMPILE) --upgrade --group build -o requirements/build.txt
+	@$(UV_COMPILE) --upgrade pyproject.toml --constraint requirements/all.txt -o requirements/run.txt
+	@npm install --package-lock-only --ignore-scripts
+
+.PHONY: clean
+clean: ## remove what the tools made; .venv and node_modules too
+	rm -rf .venv node_modules .make .ape .build .cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find bot scripts tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Installing. The stamps make a second `make setup` a no-op until a lock changes.
+$(VENV_STAMP): requirements/all.txt requirements/build.txt scripts/find-python
+	@python=$$(scripts/find-python) && echo "setup: $$("$$python" --version) in .venv" && "$$python" -m venv --clear .venv
+	@$(PIP) install --require-hashes --use-pep517 -r requirements/all.txt
+	@$(PIP) download --require-hashes -r requirements/build.txt -d .make/build
+	@mkdir -p $(@D) && touch $@
+
+$(PROJECT_STAMP): $(VENV_STAMP) pyproject.toml
+	@$(PIP) install --no-index --find-links .make/build --no-deps -e .
+	@touch $@
+
+$(NODE_STAMP): package-lock.json package.json .npmrc
+	@command -v node >/dev/null && command -v npm >/dev/null \
+		|| { echo "setup: node and npm are missing. Install Node.js 20 or later with npm (Debian: apt-get install nodejs npm)." >&2; exit 1; }
+	@node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' \
+		|| { echo "setup: node is $$(node --version); the tests' tools need Node.js 20 or later." >&2; exit 1; }
+	@echo "setup: node $$(node --version) packages in node_modules"
+	@npm ci --no-fund --no-audit --loglevel=error
+	@[ -x node_modules/.bin/anvil ] || command -v anvil >/dev/null \
+		|| { echo "setup: no anvil for $$(uname -sm) in the lock. Install Foundry's anvil and put it on PATH." >&2; exit 1; }
+	@mkdir -p $(@D) && touch $@

@@ -1,0 +1,1 @@
+"""The LangDAO keeper: ends, on chain, the lessons that everybody else forgot to end."""

@@ -1,0 +1,192 @@
+"""A LangDAO, a token, and the people of a lesson, on an Anvil that ape starts and rolls back after every test."""
+
+import json
+import os
+import random
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hexbytes import HexBytes
+from web3 import Web3
+from web3.contract.contract import ContractFunction
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ENGLISH, SPANISH, FRENCH = 0, 1, 2
+RATE = 1_000  # base units per second
+BUDGET = 10 * RATE
+DEPOSIT = 10_000_000
+BUFFER_S = 600
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on, below those that systems hand out to outgoing connections."""
+    while True:
+        port = random.randint(20_000, 30_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+# Left to itself, ape takes a random port without looking; should another Anvil be there, a devnet's say, it would use
+# that one and roll it back after every test. Ape reads this when it connects, which is after this file is imported.
+os.environ["APE_FOUNDRY_HOST"] = f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="session")
+def owner(accounts):
+    return accounts[0]
+
+
+@pytest.fixture(scope="session")
+def student(accounts):
+    return accounts[1]
+
+
+@pytest.fixture(scope="session")
+def tutor(accounts):
+    return accounts[2]
+
+
+@pytest.fixture(scope="session")
+def other_student(accounts):
+    return accounts[3]
+
+
+@pytest.fixture(scope="session")
+def other_tutor(accounts):
+    return accounts[4]
+
+
+@pytest.fixture(scope="session")
+def stranger(accounts):
+    return accounts[5]
+
+
+@pytest.fixture(scope="session")
+def token(project, owner):
+    return owner.deploy(project.PYUSD)
+
+
+@pytest.fixture(scope="session")
+def langdao(project, owner, token):
+    return owner.deploy(project.LangDAO, token)
+
+
+@pytest.fixture(scope="session")
+def web3(langdao) -> Web3:
+    return langdao.provider.web3
+
+
+@pytest.fixture(scope="session")
+def wire(web3, langdao):
+    """The same contract through the committed ABI, as the keeper sees it."""
+    abi = json.loads((ROOT / "contracts" / "interfaces" / "LangDAO.json").read_text())
+    return web3.eth.contract(address=langdao.address, abi=abi)
+
+
+@dataclass
+class World:
+    """Shorthands for what nearly every test needs first."""
+
+    langdao: Any
+    token: Any
+    chain: Any
+
+    def student(self, account, *, language=SPANISH, budget=BUDGET, deposit=DEPOSIT):
+        self.langdao.registerStudent(language, budget, sender=account)
+        self.token.mint(account, DEPOSIT, sender=account)
+        self.token.approve(self.langdao, 2**256 - 1, sender=account)
+        if deposit:
+            self.langdao.depositFunds(deposit, sender=account)
+        return account
+
+    def tutor(self, account, *, languages=(SPANISH,), rate=RATE):
+        self.langdao.registerTutor(list(languages), rate, sender=account)
+        return account
+
+    def start(self, student, tutor, language=SPANISH) -> int:
+        receipt = self.langdao.startSession(tutor, language, sender=student)
+        return receipt.events.filter(self.langdao.SessionStarted)[0].sessionId
+
+    def after(self, seconds: int, since: int | None = None) -> int:
+        """Lets the next transaction be mined exactly so long after the last block, or after a block time."""
+        at = (self.chain.blocks.head.timestamp if since is None else since) + seconds
+        self.chain.pending_timestamp = at
+        return at
+
+
+@pytest.fixture
+def world(langdao, token, chain) -> World:
+    return World(langdao, token, chain)
+
+
+@pytest.fixture
+def lesson(world, student, tutor) -> int:
+    """A running lesson of `student` with `tutor`; its id."""
+    world.student(student)
+    world.tutor(tutor)
+    return world.start(student, tutor)
+
+
+@dataclass
+class Node:
+    """What ape's own calls hide: raw revert data, gas limits taken as given, several transactions in one block."""
+
+    web3: Web3
+
+    def revert_data(self, function: ContractFunction, sender) -> HexBytes:
+        call = {"from": sender.address, "to": function.address, "data": function._encode_transaction_data()}
+        answer = self.web3.provider.make_request("eth_call", [call, "latest"])
+        assert "error" in answer, "expected a revert"
+        return HexBytes(answer["error"].get("data") or "0x")
+
+    def submit(self, function: ContractFunction, sender, *, gas: int, gas_price: int = 0) -> HexBytes:
+        """Sends as it is: no estimate, no error when it fails."""
+        return self.web3.eth.send_transaction(
+            {
+                "from": sender.address,
+                "to": function.address,
+                "data": function._encode_transaction_data(),
+                "gas": gas,
+                "gasPrice": gas_price,
+            }
+        )
+
+    def receipt(self, tx_hash: HexBytes):
+        # A node that mines on arrival still answers the send first.
+        return self.web3.eth.wait_for_transaction_receipt(tx_hash, timeout=20, poll_latency=0.02)
+
+    def one_block(self, *calls: tuple[ContractFunction, Any]) -> list:
+        """Mines the calls in one block, in the order given; returns their receipts."""
+        self.web3.provider.make_request("evm_setAutomine", [False])
+        try:
+            # The node orders by price.
+            hashes = [
+                self.submit(function, sender, gas=1_000_000, gas_price=10**9 * (len(calls) - i))
+                for i, (function, sender) in enumerate(calls)
+            ]
+            self.web3.provider.make_request("evm_mine", [])
+        finally:
+            self.web3.provider.make_request("evm_setAutomine", [True])
+        receipts = [self.receipt(tx_hash) for tx_hash in hashes]
+        assert [receipt["transactionIndex"] for receipt in receipts] == list(range(len(calls)))
+        return receipts
+
+
+@pytest.fixture
+def node(web3) -> Node:
+    return Node(web3)
+
+
+@pytest.fixture
+def call(wire):
+    """`call.endSession(tutor)` builds the call without sending it."""
+    return wire.functions
