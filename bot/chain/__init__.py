@@ -1,0 +1,1 @@
+"""The chain: JSON-RPC, the contract's codec and reads, the follower of its logs."""

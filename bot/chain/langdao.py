@@ -1,0 +1,114 @@
+"""Reads of the LangDAO contract, each pinned to a block.
+
+Promises: every read says at which block it looks: by number, or by hash, and then the node answers only while that
+block is on its canonical chain (EIP-1898). What the contract can't answer is an `RpcError`, what isn't its layout is
+a `WrongAnswer`. Doesn't promise that the block is still the newest: the caller chose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from bot.chain import codec
+from bot.chain.codec import OnChainSession
+from bot.chain.errors import RpcError, Unreachable, WrongAnswer
+from bot.chain.rpc import Rpc
+from bot.chain.wire import RawPending
+from bot.domain.address import Address, checksum
+
+Block = int | str  # a number, a hash, or a tag
+
+
+def pinned(at: Block) -> Any:
+    """The block parameter of a call: a number, a tag, or a hash that has to be canonical."""
+    if isinstance(at, int):
+        return hex(at)
+    if len(at) == 66:
+        return {"blockHash": at, "requireCanonical": True}
+    return at
+
+
+class LangDAO:
+    """The contract at `address`."""
+
+    def __init__(self, rpc: Rpc, address: Address) -> None:
+        self._rpc = rpc
+        self.address = address
+
+    async def owner(self, at: Block = "latest") -> Address:
+        return _read(codec.address, await self._call(codec.OWNER, at))
+
+    async def token(self, at: Block = "latest") -> Address:
+        """The token that lessons are paid in."""
+        return _read(codec.address, await self._call(codec.PYUSD_TOKEN, at))
+
+    async def decimals(self, token: Address, at: Block = "latest") -> int:
+        """Decimals of an ERC-20."""
+        result = await self._rpc.call("eth_call", ({"to": token, "data": codec.DECIMALS}, pinned(at)))
+        return _read(codec.uint, result)
+
+    async def counter(self, at: Block = "latest") -> int:
+        """`sessionCounter()`, as the contract says it."""
+        return _read(codec.uint, await self._call(codec.SESSION_COUNTER, at))
+
+    async def active(self, tutor: Address, at: Block) -> OnChainSession | None:
+        """The tutor's running session, None when there is none."""
+        return _read(_session, await self._call(codec.active_sessions(tutor), at))
+
+    async def session(self, session_id: int, at: Block) -> OnChainSession | None:
+        """The session with this id, running or ended; None when it doesn't exist at that block."""
+        return _read(_session, await self._call(codec.get_session(session_id), at))
+
+    async def sessions(self, ids: Sequence[int], at: Block) -> list[OnChainSession | RpcError | None]:
+        """Many sessions in large batches: each one as `session` gives it, or the error that the node gave for it."""
+        calls = [("eth_call", self._params(codec.get_session(one), at)) for one in ids]
+        return [
+            result if isinstance(result, RpcError) else _read(_session, result)
+            for result in await self._rpc.batch(calls)
+        ]
+
+    async def balance(self, student: Address, token: Address, at: Block) -> int:
+        """What the student holds in the contract, in base units of the token."""
+        return _read(codec.uint, await self._call(codec.student_balances(student, token), at))
+
+    async def code(self, at: Block = "latest") -> bytes:
+        """The contract's code; empty when there is none."""
+        return bytes.fromhex(str(await self._rpc.call("eth_getCode", (self.address, pinned(at))))[2:])
+
+    async def pending_end_by(self, participants: Collection[Address], tutor: Address) -> Address | None:
+        """Who of these addresses has an `endSession(tutor)` in the node's pool; None: nobody, or it can't say."""
+        try:
+            pending = await self._rpc.call_as(RawPending | None, "eth_getBlockByNumber", ("pending", True))
+            latest = int(await self._rpc.call("eth_blockNumber"), 16)
+        except (RpcError, Unreachable, ValueError, TypeError):
+            return None
+        # Many public nodes answer with the newest mined block instead.
+        if pending is None or (pending.number is not None and int(pending.number, 16) <= latest):
+            return None
+        for transaction in pending.transactions:
+            sender = checksum(transaction.sender)
+            if (
+                sender in participants
+                and checksum(transaction.to or "") == self.address
+                and codec.tutor_of_end(transaction.input) == tutor
+            ):
+                return sender
+        return None
+
+    async def _call(self, data: str, at: Block) -> Any:
+        return await self._rpc.call("eth_call", self._params(data, at))
+
+    def _params(self, data: str, at: Block) -> Sequence[Any]:
+        return ({"to": self.address, "data": data}, pinned(at))
+
+
+def _read(decode: Any, result: Any) -> Any:
+    try:
+        return decode(result)
+    except (ValueError, TypeError):
+        raise WrongAnswer("the contract's answer has another layout than LangDAO's") from None
+
+
+def _session(result: str) -> OnChainSession | None:
+    return codec.decode_session(bytes.fromhex(result[2:]))

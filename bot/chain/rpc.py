@@ -1,0 +1,287 @@
+"""JSON-RPC over several endpoints.
+
+Promises: a call is answered by the most preferred endpoint that can, or raises within about the time-out: `RpcError`
+when a node answered with an error, `Unreachable` when none gave a usable answer (`TooHeavy` when one was reached and
+the answer was too slow or too large). A failing endpoint is left alone for a while; when all of them are, a call
+waits for the first to be ready instead of knocking. An answer to another question, half an answer or garbage is no
+answer. Every call of ours may be said twice: reads by nature, a raw transaction because it has one hash.
+Doesn't promise that two calls see the same chain: pin them to a block where that matters. No web3 here: importing it
+takes longer than a day's first hundred requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from bot.chain.endpoint import Endpoint, EndpointFailed, WsEndpoint, endpoint
+from bot.chain.errors import RpcError, TooHeavy, Unreachable, rate_limited
+from bot.chain.wire import RawHeader, RawLog, Reply, WireError
+
+T = TypeVar("T")
+Call = tuple[str, Sequence[Any]]
+
+BATCH_MAX = 1_000  # calls in one request; geth's own limit, larger batches are split
+
+log = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+
+
+class Rpc:
+    """A node, or several in order of preference. Made outside an event loop, used inside of one."""
+
+    def __init__(self, endpoints: Sequence[str], *, timeout_s: float = 10) -> None:
+        self._endpoints = [endpoint(url, timeout_s) for url in endpoints]
+        self._timeout_s = timeout_s
+        self._ids = itertools.count(1)
+        self._session: aiohttp.ClientSession | None = None
+        self.requests = 0
+        self.calls: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+
+    @property
+    def shown(self) -> str:
+        """The preferred endpoint, by scheme and host."""
+        return self._endpoints[0].name
+
+    @property
+    def pushes(self) -> bool:
+        """True if an endpoint can announce new heads (a websocket)."""
+        return any(isinstance(one, WsEndpoint) for one in self._endpoints)
+
+    async def call(self, method: str, params: Sequence[Any] = ()) -> Any:
+        """The result of one call, as plain JSON."""
+        return await self.call_as(Any, method, params)
+
+    async def call_as(self, kind: Any, method: str, params: Sequence[Any] = ()) -> Any:
+        """The result of one call, decoded as `kind`, e.g. `RawHeader | None`."""
+        number = next(self._ids)
+        body = _encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        decode = _decoder(kind)
+
+        def parse(content: bytes) -> Any:
+            reply = decode(content)
+            if reply.id != number and not (reply.id is None and reply.error):
+                raise EndpointFailed("an answer to another question")
+            return _result(reply)
+
+        self.calls[method] += 1
+        try:
+            return await self._ask(body, (number,), parse)
+        except (RpcError, Unreachable):
+            self.errors[method] += 1
+            raise
+
+    async def batch(self, calls: Sequence[Call]) -> list[Any]:
+        """The results of many calls in their order, each plain JSON or an RpcError."""
+        return await self.batch_as(Any, calls)
+
+    async def batch_as(self, kind: Any, calls: Sequence[Call]) -> list[Any]:
+        """The results of many calls in their order, each decoded as `kind`, or an RpcError."""
+        results: list[Any] = []
+        for part in _parts(calls, BATCH_MAX):
+            results += await self._batch(kind, part)
+        return results
+
+    async def _batch(self, kind: Any, calls: Sequence[Call]) -> list[Any]:
+        if not calls:
+            return []
+        ids = [next(self._ids) for _ in calls]
+        body = _encode(
+            [
+                {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+                for number, (method, params) in zip(ids, calls, strict=True)
+            ]
+        )
+        decode = _batch_decoder(kind)
+
+        def parse(content: bytes) -> list[Any]:
+            replies = decode(content)
+            if not isinstance(replies, list):
+                _result(replies)  # an error about the batch as a whole
+                raise EndpointFailed("one answer to many questions")
+            by_id = {reply.id: reply for reply in replies}
+            if len(by_id) != len(ids) or any(number not in by_id for number in ids):
+                raise EndpointFailed("half an answer")
+            return [_result_or_error(by_id[number]) for number in ids]
+
+        self.calls.update(method for method, _ in calls)
+        try:
+            results = await self._ask(body, ids, parse)
+        except RpcError:
+            if len(calls) == 1:
+                raise
+            # The node takes no batch of this size; halves are no more work for it.
+            middle = len(calls) // 2
+            return await self._batch(kind, calls[:middle]) + await self._batch(kind, calls[middle:])
+        except Unreachable:
+            self.errors.update(method for method, _ in calls)
+            raise
+        for (method, _), result in zip(calls, results, strict=True):
+            if isinstance(result, RpcError):
+                self.errors[method] += 1
+        return results
+
+    async def header(self, at: int | str) -> RawHeader | None:
+        """The header of a block by number, hash or tag; None where the node has no such block."""
+        if isinstance(at, str) and len(at) == 66:
+            return await self.call_as(RawHeader | None, "eth_getBlockByHash", (at, False))
+        return await self.call_as(RawHeader | None, "eth_getBlockByNumber", (_block(at), False))
+
+    async def headers(self, numbers: Sequence[int]) -> list[RawHeader | None]:
+        """The headers of these blocks, in one request. Raises RpcError when the node refuses one of them."""
+        calls = [("eth_getBlockByNumber", (hex(number), False)) for number in numbers]
+        return _all(await self.batch_as(RawHeader | None, calls))
+
+    async def get_logs(self, from_block: int, to_block: int, address: str) -> list[RawLog]:
+        """The logs of `address` in these blocks, both included, on the chain that the node holds canonical."""
+        where = {"fromBlock": hex(from_block), "toBlock": hex(to_block), "address": address}
+        return await self.call_as(list[RawLog], "eth_getLogs", (where,))
+
+    async def get_logs_of(self, block_hashes: Sequence[str], address: str) -> list[list[RawLog]]:
+        """The logs of `address` in each of these blocks, in one request; exact, whatever the chain does meanwhile."""
+        calls = [("eth_getLogs", ({"blockHash": one, "address": address},)) for one in block_hashes]
+        return _all(await self.batch_as(list[RawLog], calls))
+
+    async def on_each(self, method: str, params: Sequence[Any] = ()) -> list[tuple[str, Any]]:
+        """Says the same to every endpoint at once, the resting ones too: (scheme and host, result or exception)."""
+
+        async def one(place: Endpoint) -> tuple[str, Any]:
+            number = next(self._ids)
+            body = _encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+            self.calls[method] += 1
+            try:
+                return place.name, await self._exchange(
+                    place, body, (number,), lambda content: _result(_decoder(Any)(content))
+                )
+            except RpcError as error:
+                self.errors[method] += 1
+                return place.name, error
+            except EndpointFailed as failure:
+                self.errors[method] += 1
+                return place.name, Unreachable(place.name, failure.reason)
+
+        return list(await asyncio.gather(*(one(place) for place in self._endpoints)))
+
+    async def subscribe_heads(self) -> AsyncIterator[RawHeader | None]:
+        """New heads as they are announced; None after each (re)connect, when something may have been missed.
+
+        Only a reason to look: heads may be missing, late or of another branch. Ends at once when no endpoint pushes.
+        """
+        sockets = [one for one in self._endpoints if isinstance(one, WsEndpoint)]
+        while sockets:
+            place = min(sockets, key=Endpoint.rest_s)
+            await asyncio.sleep(place.rest_s())
+            try:
+                async for header in place.heads(self._http()):
+                    place.worked()
+                    yield header
+                raise EndpointFailed("subscription ended")
+            except EndpointFailed as failure:
+                place.failed(failure)
+                log.info("rpc.subscription_lost", endpoint=place.name, reason=failure.reason)
+
+    async def close(self) -> None:
+        """Closes all connections. Safe to call twice."""
+        for place in self._endpoints:
+            await place.close()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
+        """Asks the endpoints in order of preference until one answers."""
+        ready = [one for one in self._endpoints if one.rest_s() == 0] or [await self._first_ready()]
+        for place in ready:
+            try:
+                return await self._exchange(place, body, ids, parse)
+            except EndpointFailed as failure:
+                last, where = failure, place
+        raise (TooHeavy if last.heavy else Unreachable)(where.name, last.reason)
+
+    async def _first_ready(self) -> Endpoint:
+        place = min(self._endpoints, key=Endpoint.rest_s)
+        rest_s = place.rest_s()
+        if rest_s > self._timeout_s:
+            raise Unreachable(place.name, f"asked to be left alone for {rest_s:.0f} s")
+        await asyncio.sleep(rest_s)
+        return place
+
+    async def _exchange(self, place: Endpoint, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
+        self.requests += 1
+        try:
+            try:
+                answer = parse(await place.exchange(self._http(), body, ids))
+            except msgspec.MsgspecError:
+                raise EndpointFailed("not a JSON-RPC answer") from None
+            except RpcError as error:
+                if rate_limited(error):
+                    raise EndpointFailed("rate limit", retry_after_s=1.0) from None
+                place.worked()
+                raise
+        except EndpointFailed as failure:
+            place.failed(failure)
+            log.info("rpc.failed", endpoint=place.name, reason=failure.reason, rest_s=round(place.rest_s(), 2))
+            raise
+        place.worked()
+        return answer
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            # Large reads: a page of logs is megabytes.
+            self._session = aiohttp.ClientSession(read_bufsize=1 << 20)
+        return self._session
+
+
+def _result(reply: Reply[Any]) -> Any:
+    if reply.error is not None:
+        raise _error(reply.error)
+    if reply.result is UNSET:
+        raise EndpointFailed("not a JSON-RPC answer")
+    return reply.result
+
+
+def _result_or_error(reply: Reply[Any]) -> Any:
+    if reply.error is None:
+        return _result(reply)
+    error = _error(reply.error)
+    if rate_limited(error):
+        raise error
+    return error
+
+
+def _error(error: WireError) -> RpcError:
+    return RpcError(error.code, error.message or "no message", error.data)
+
+
+def _all(results: list[Any]) -> list[Any]:
+    for result in results:
+        if isinstance(result, RpcError):
+            raise result
+    return results
+
+
+def _parts(calls: Sequence[Call], size: int) -> list[Sequence[Call]]:
+    return [calls[start : start + size] for start in range(0, len(calls), size)]
+
+
+def _block(at: int | str) -> str:
+    return hex(at) if isinstance(at, int) else at
+
+
+@lru_cache(maxsize=64)
+def _decoder(kind: Any) -> Callable[[bytes], Reply[Any]]:
+    return msgspec.json.Decoder(Reply[kind]).decode
+
+
+@lru_cache(maxsize=64)
+def _batch_decoder(kind: Any) -> Callable[[bytes], list[Reply[Any]] | Reply[Any]]:
+    return msgspec.json.Decoder(list[Reply[kind]] | Reply[kind]).decode

@@ -1,0 +1,156 @@
+"""What the facts make of a session.
+
+Goal: everything that `decide` needs to know of one session, as data without logic, made by folding facts in the
+order in which they were stored.
+Promises: `fold` is deterministic: the same facts in the same order give an equal session, so recovery is replay.
+It never raises, whatever a fact says; a fact that its trust doesn't allow to count is ignored or counts as weak.
+Doesn't promise anything about time: there is no clock here. Times are the keeper's receive times in epoch ms;
+chain times are converted by the caller before they get here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bot.domain.facts import Beats, Fact, Kind, Role, SessionKey, Source, Trust
+
+ENDINGS = frozenset({Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT})
+EARLY_MS = 15_000  # how far the chain's clock and ours may be apart
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Somebody's word that still counts: when we heard it, from whom, and in which fact."""
+
+    at_ms: int
+    fact_id: int
+    source: Source
+    can_return: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """One session on chain with all that was said of it. Changed by `fold` and by the chain's facts only."""
+
+    key: SessionKey
+    started_ms: int  # its SessionStarted's block time, by the keeper's clock
+    ended: bool = False  # on the canonical chain as we know it
+    rate: int | None = None  # base units per second
+    drained_ms: int | None = None  # when the student's balance is used up, predicted
+    heard: bool = False  # anything at all, off chain
+    ended_hint: Word | None = None
+    ended_again: Word | None = None  # the newest such word, if there was more than one
+    weak_end: Word | None = None  # an end that anybody could have said
+    timeout_hint: Word | None = None
+    away: dict[Role | None, Word] = field(default_factory=dict)
+    beats: Beats = field(default_factory=Beats)
+    beat_source: Source | None = None
+    life_ms: int = 0  # newest sign of life that is no heartbeat
+    weak_life_ms: int = 0  # newest sign of life that anybody could have sent
+    still_here_ms: int = 0
+    settle: Word | None = None
+    paying: Word | None = None
+    reached: bool | None = None  # did a nudge reach anybody? None: not tried
+    nudged: dict[str, int] = field(default_factory=dict)  # mark of a nudge or alert -> when it was given
+    asked_ms: int = 0  # when a question was delivered
+    attempts: int = 0  # of settling that failed
+    set_aside: str | None = None  # why it isn't tried any more
+
+
+def fold(session: Session, fact: Fact) -> None:
+    """Takes one fact into the session."""
+    hint = fact.hint
+    at = hint.received_ms
+    believed = hint.trust >= Trust.CONFIGURED
+    if hint.kind in ENDINGS and at + EARLY_MS < session.started_ms:
+        return  # said before the session began: it was another lesson's
+    if hint.source not in (Source.KEEPER, Source.CHAIN, Source.OPERATOR):
+        session.heard = True
+    match hint.kind:
+        case Kind.ENDED:
+            word = Word(at, fact.id, hint.source)
+            if believed:
+                session.ended_again = word if session.ended_hint else None
+                session.ended_hint = session.ended_hint or word
+            elif hint.trust == Trust.ANONYMOUS:
+                session.weak_end = session.weak_end or word
+        case Kind.DISCONNECTED if believed:
+            _lost(session, Word(at, fact.id, hint.source, hint.can_return), hint.role)
+        case Kind.TIMEOUT if believed:
+            if max(session.beats.last_ms, session.life_ms) <= at:  # else a later sign of life has withdrawn it
+                session.timeout_hint = session.timeout_hint or Word(at, fact.id, hint.source)
+        case Kind.CONNECTED if believed:
+            lost = session.away.get(hint.role)
+            if lost is not None and at >= lost.at_ms:
+                del session.away[hint.role]
+            _alive(session, at)
+            if hint.source is not Source.RECORD:  # read late, it says who was there, not that somebody is
+                session.life_ms = max(session.life_ms, at)
+        case Kind.HEARTBEAT if believed:
+            count = hint.payload.get("count", 1)
+            beat(session, at, count if isinstance(count, int) else 1, hint.source)
+        case Kind.CONNECTED | Kind.HEARTBEAT if hint.trust == Trust.ANONYMOUS:
+            session.weak_life_ms = max(session.weak_life_ms, at)
+        case Kind.STILL_HERE if hint.trust == Trust.PROVEN:
+            session.still_here_ms = at
+            session.ended_hint = session.ended_again = session.weak_end = session.timeout_hint = None
+            session.away.clear()
+            session.asked_ms = 0
+        case Kind.SETTLE if hint.trust == Trust.PROVEN:
+            session.settle = session.settle or Word(at, fact.id, hint.source)
+            session.set_aside, session.attempts = None, 0
+        case Kind.PAYING:
+            session.paying = session.paying or Word(at, fact.id, hint.source)
+        case Kind.NUDGE:
+            _nudge_outcome(session, at, hint.payload)
+        case Kind.ALERT:
+            session.nudged[str(hint.payload.get("mark"))] = at
+        case Kind.SETTLEMENT:
+            _settlement_outcome(session, hint.payload)
+        case _:
+            pass  # READY and MAPPING link rooms; they say nothing of the call itself
+
+
+def beat(session: Session, at_ms: int, count: int, source: Source) -> None:
+    """Takes heartbeats into the session; they are coalesced and not facts of their own."""
+    session.heard = True
+    session.beats = session.beats.plus(at_ms, count)
+    session.beat_source = source
+    _alive(session, at_ms)
+
+
+def _lost(session: Session, word: Word, role: Role | None) -> None:
+    # Heartbeats are no facts: after a restart they are known before the loss is folded, and may be newer than it.
+    if role is None and max(session.beats.last_ms, session.life_ms) > word.at_ms:
+        return
+    known = session.away.get(role)
+    if known is None or (word.can_return and not known.can_return):
+        session.away[role] = word
+
+
+def _alive(session: Session, at_ms: int) -> None:
+    # Without a role, one participant leaving looks like both leaving; any sign of life afterwards says otherwise.
+    lost = session.away.get(None)
+    if lost is not None and at_ms > lost.at_ms:
+        del session.away[None]
+    if session.timeout_hint is not None and at_ms > session.timeout_hint.at_ms:
+        session.timeout_hint = None
+
+
+def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
+    said = payload if isinstance(payload, dict) else {}
+    session.nudged[str(said.get("mark"))] = at_ms
+    if said.get("dropped"):
+        return  # too late to be sent: nothing was learnt of who can be reached
+    delivered = bool(said.get("delivered"))
+    session.reached = bool(session.reached) or delivered
+    if delivered and said.get("ask"):
+        session.asked_ms = session.asked_ms or at_ms
+
+
+def _settlement_outcome(session: Session, payload: object) -> None:
+    said = payload if isinstance(payload, dict) else {}
+    if said.get("outcome") == "failed":
+        session.attempts += 1
+    if said.get("set_aside"):
+        session.set_aside = str(said["set_aside"])

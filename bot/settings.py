@@ -1,0 +1,301 @@
+"""Every knob of the keeper: type, default, unit, environment name, and one line of why.
+
+Promises: settings come from the environment and from `.env` (the environment wins), are checked once, and an
+error names the setting and the remedy in one line. Secrets are `SecretStr`, have no command-line flag, and
+never show in a repr; a URL is shown by scheme and host only (`shown`).
+Doesn't promise: that a setting is true of the world. `run` and `doctor` look.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bot.domain.address import checksum
+from bot.domain.policy import Policy
+from bot.errors import Misconfigured
+
+KEY_PATTERN = re.compile(r"(0x)?[0-9a-fA-F]{64}")
+
+
+class Settings(BaseSettings):
+    """The keeper's settings. Field names are lower case; the environment name is the same in upper case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    # Chain
+    rpc_url: SecretStr | None = Field(
+        None, description="JSON-RPC endpoint of the chain, http(s) or ws(s); a comma-separated list fails over"
+    )
+    contract_address: str | None = Field(None, description="address of the LangDAO contract")
+    start_block: int | None = Field(
+        None, ge=0, description="block of the contract's deployment; found by bisection when not given"
+    )
+    private_key: SecretStr | None = Field(
+        None, description="not read: the backend's own name for its key; here it is BACKEND_PRIVATE_KEY"
+    )
+    backend_private_key: SecretStr | None = Field(
+        None, description="key that may end sessions (the contract's owner); without it the keeper only watches"
+    )
+    confirmations: int = Field(
+        2, ge=1, le=10_000, description="blocks, counting its own, after which a settlement is 'confirmed'"
+    )
+    poll_interval_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the head of the chain")
+    start_timeout_s: float = Field(10.0, gt=0, le=600, description="seconds that `run` waits for the RPC at start")
+
+    # Backend
+    socket_url: SecretStr | None = Field(None, description="Socket.IO address of the backend")
+    next_public_backend_url: SecretStr | None = Field(
+        None, description="another name for SOCKET_URL, as the pages know it"
+    )
+    redis_url: SecretStr | None = Field(None, description="the backend's Redis, for its session:<room> mappings")
+    gateway_token: SecretStr | None = Field(
+        None, description="token shared by the keeper and the bundled backend; nudges and the record need it"
+    )
+    webhook_open: bool = Field(
+        False,
+        description="1 opens POST /api/webrtc-events to anonymous posts, which can only make the keeper look and nudge",
+    )
+
+    # Addresses to listen on and to be reached at
+    http_bind: str = Field("127.0.0.1:4100", description="host:port of the keeper's own HTTP server")
+    gateway_bind: str = Field(
+        "127.0.0.1:4000", description="host:port of the bundled backend (`langdao-keeper gateway`)"
+    )
+    public_url: str | None = Field(
+        None,
+        description="the address under which others reach this keeper; `webhook` prints it",
+    )
+
+    # Store and alerts
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL; default: SQLite under $XDG_STATE_HOME/langdao-keeper"
+    )
+    gateway_secret_file: Path | None = Field(
+        None, description="file with the bundled backend's own webhook secret; default: in the state directory"
+    )
+    webhook_secret_file: Path | None = Field(
+        None,
+        description="file with the webhook's secret; default: beside the database, made at first start with mode 0600",
+    )
+    apprise_urls: SecretStr | None = Field(
+        None, description="Apprise URLs that alerts are sent to, separated by spaces or commas"
+    )
+
+    # Log
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least severe events that are logged: debug, info, warning or error"
+    )
+
+    # Sending
+    dry_run: bool = Field(False, description="1: watch and explain, never sign")
+    gas_limit: int = Field(
+        300_000,
+        ge=300_000,
+        le=16_000_000,
+        description="gas limit of endSession; an estimate can be too low by a whole transfer",
+    )
+    replace_after_blocks: int = Field(
+        3, ge=1, le=1_000, description="blocks after which an unmined transaction is replaced at a higher fee"
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="tries for a session whose end reverts before it is set aside"
+    )
+    max_in_flight: int = Field(64, ge=1, le=1_000, description="unmined transactions at a time")
+    max_fee_gwei: float = Field(
+        100.0, gt=0, description="highest fee per gas that a retraction may pay; settlements stop at 1/1.25 of it"
+    )
+    max_fee_multiple: float = Field(
+        5.0, ge=1, description="highest multiple of the fee suggested now that a settlement may pay"
+    )
+    daily_gas_budget_eth: float = Field(0.2, gt=0, description="ETH that settlements may burn in 24 hours")
+    min_balance_eth: float = Field(0.01, ge=0, description="ETH below which the key signs nothing new")
+
+    # The policy's times, in seconds
+    disconnect_grace_s: float = Field(
+        30, ge=0, description="how long a lost connection may come back, and silence after an end hint"
+    )
+    nudge_window_s: float = Field(
+        60, ge=0, description="how long participants have to end and pay themselves after a nudge"
+    )
+    heartbeat_timeout_s: float = Field(
+        60, gt=0, description="silence after which a session that had heartbeats counts as dead"
+    )
+    heartbeat_arm_count: int = Field(3, ge=2, description="heartbeats needed before their silence means anything")
+    heartbeat_arm_s: float = Field(30, ge=0, description="seconds they must span")
+    pay_wait_s: float = Field(45, ge=0, description="wait, once, for a participant's own endSession seen in the pool")
+    backend_head_start_s: float = Field(
+        12,
+        ge=0,
+        description="in direct mode no hint ends a session sooner: a working backend ends it itself, with the same key",
+    )
+    contradiction_cap_s: float = Field(
+        600, gt=0, description="how long an end hint and signs of life may contradict each other"
+    )
+    drain_warning_s: float = Field(300, ge=0, description="nudge so long before the student's balance is used up")
+    drain_grace_s: float = Field(300, ge=0, description="end so long after it was used up")
+    orphan_after_s: float = Field(7200, gt=0, description="age at which a session never heard of off chain is reported")
+    end_orphans: bool = Field(False, description="1: end such sessions too")
+    feed_silence_s: float = Field(45, gt=0, description="the webhook feed counts as down after so long without a post")
+    sole_room_timeout_s: float = Field(300, gt=0, description="silence of the only room heard ends it only after this")
+    effect_max_age_s: float = Field(600, gt=0, description="nobody is messaged about anything older")
+
+    @field_validator("contract_address")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        address = checksum(value.strip())
+        if address is None:
+            raise ValueError("is not an address (0x and 40 hex digits)")
+        return address
+
+    @field_validator("backend_private_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value().strip()
+        if not KEY_PATTERN.fullmatch(text):
+            raise ValueError("is not a private key (64 hex digits, with or without 0x)")
+        return SecretStr("0x" + text.removeprefix("0x"))
+
+    @field_validator("rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url")
+    @classmethod
+    def _url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        for part in value.get_secret_value().split(","):
+            pieces = urlsplit(part.strip())
+            if not pieces.scheme or not (pieces.netloc or pieces.scheme.startswith(("sqlite", "unix"))):
+                raise ValueError("is not a URL (scheme://host...)")
+        return value
+
+    @field_validator("http_bind", "gateway_bind")
+    @classmethod
+    def _bind(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("is not host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _one_backend(self) -> Settings:
+        ours, theirs = self.socket_url, self.next_public_backend_url
+        if ours and theirs and ours.get_secret_value().rstrip("/") != theirs.get_secret_value().rstrip("/"):
+            raise ValueError("SOCKET_URL and NEXT_PUBLIC_BACKEND_URL are both set and differ. Keep one of them")
+        self.socket_url = ours or theirs
+        return self
+
+    def policy(self) -> Policy:
+        """The times of `decide`, in milliseconds."""
+        return Policy(
+            disconnect_grace_ms=_ms(self.disconnect_grace_s),
+            nudge_window_ms=_ms(self.nudge_window_s),
+            heartbeat_timeout_ms=_ms(self.heartbeat_timeout_s),
+            heartbeat_arm_count=self.heartbeat_arm_count,
+            heartbeat_arm_ms=_ms(self.heartbeat_arm_s),
+            pay_wait_ms=_ms(self.pay_wait_s),
+            backend_head_start_ms=_ms(self.backend_head_start_s),
+            contradiction_cap_ms=_ms(self.contradiction_cap_s),
+            drain_warning_ms=_ms(self.drain_warning_s),
+            drain_grace_ms=_ms(self.drain_grace_s),
+            orphan_after_ms=_ms(self.orphan_after_s),
+            end_orphans=self.end_orphans,
+            sole_room_timeout_ms=_ms(self.sole_room_timeout_s),
+            effect_max_age_ms=_ms(self.effect_max_age_s),
+        )
+
+    def endpoints(self) -> tuple[str, ...]:
+        """The RPC endpoints in order of preference. Raises Misconfigured when there is none."""
+        if self.rpc_url is None:
+            raise Misconfigured(
+                "RPC_URL is not set: the JSON-RPC address of the chain, e.g. RPC_URL=http://127.0.0.1:8545"
+            )
+        return tuple(part.strip() for part in self.rpc_url.get_secret_value().split(",") if part.strip())
+
+    def key(self) -> str | None:
+        """The private key, 0x and 64 hex digits, or None: then the keeper only watches.
+
+        Raises Misconfigured when it was given under the backend's name.
+        """
+        if self.backend_private_key is not None:
+            return self.backend_private_key.get_secret_value()
+        if self.private_key is not None:
+            raise Misconfigured(
+                "PRIVATE_KEY is set, but the keeper reads BACKEND_PRIVATE_KEY. "
+                "Give the same key under that name, or unset it to only watch"
+            )
+        return None
+
+    def contract(self) -> str:
+        """The contract's checksummed address. Raises Misconfigured when it isn't set."""
+        if self.contract_address is None:
+            raise Misconfigured(
+                "CONTRACT_ADDRESS is not set: the address of the LangDAO contract, e.g. CONTRACT_ADDRESS=0x…"
+            )
+        return self.contract_address
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def state_dir() -> Path:
+    """`$XDG_STATE_HOME/langdao-keeper`, or `~/.local/state/langdao-keeper`."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "langdao-keeper"
+
+
+def shown(url: str | SecretStr) -> str:
+    """Scheme and host of a URL: all of it that may be seen in a log, an error or an output."""
+    text = url.get_secret_value() if isinstance(url, SecretStr) else url
+    pieces = urlsplit(text.split(",")[0].strip())
+    host = pieces.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    try:
+        port = f":{pieces.port}" if pieces.port else ""
+    except ValueError:
+        port = ""
+    return f"{pieces.scheme}://{host}{port}"
+
+
+def database_url(settings: Settings, chain_id: int) -> str:
+    """DATABASE_URL, or SQLite under `state_dir()`, one file a chain and contract."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return f"sqlite:///{state_dir() / f'{chain_id}-{settings.contract()}.db'}"
+
+
+def webhook_secret_file(settings: Settings, database: Path | None) -> Path:
+    """The file with the webhook's secret: as set, or beside the database, or (PostgreSQL) in `state_dir()`."""
+    if settings.webhook_secret_file is not None:
+        return settings.webhook_secret_file
+    beside = database or state_dir() / settings.contract()
+    return beside.with_name(f"{beside.name}.webhook")
+
+
+def load() -> Settings:
+    """Settings from the environment and `.env`. Raises Misconfigured, one line naming the setting and the remedy."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise Misconfigured(_in_words(error)) from None
+
+
+def _in_words(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    text = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return text
+    name = str(first["loc"][0]).upper()
+    return f"{name} {text[0].lower()}{text[1:]}. Mend it in the environment or in .env"

@@ -1,0 +1,1 @@
+"""The store: SQLModel tables, the one writer, queries, migrations."""

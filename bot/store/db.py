@@ -1,0 +1,148 @@
+"""One database, one writer.
+
+Promises: `Writer` runs one transaction at a time, each in full or not at all, in a thread of its own, so that the
+event loop never waits for a disk. A transaction asked for as `durable` has reached the disk when the call returns.
+SQLite (default, WAL) and PostgreSQL are the same code by URL.
+Doesn't promise that two processes may write: `bot.store.lock` sees to that for `run`; other commands leave a row
+in the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlmodel import Session
+
+from bot.errors import Misconfigured
+
+T = TypeVar("T")
+
+# Each pragma with its reason.
+PRAGMAS = (
+    "PRAGMA journal_mode=WAL",  # readers (status, explain) never wait for the writer, nor it for them
+    "PRAGMA synchronous=NORMAL",  # safe from corruption in WAL; durable transactions raise it to FULL
+    "PRAGMA foreign_keys=ON",  # off by default in SQLite
+    "PRAGMA busy_timeout=5000",  # ms; another command's inbox row may hold the lock for an instant
+    "PRAGMA temp_store=MEMORY",  # sorting needs no temporary files
+    "PRAGMA journal_size_limit=67108864",  # bytes; give the disk back after a large backfill
+)
+
+
+class Database:
+    """An open database: sessions for reading and for writing, on SQLite or PostgreSQL."""
+
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+        """Raises Misconfigured when the URL is unusable, or, with `must_exist`, when there is no file yet."""
+        try:
+            parsed = make_url(url)
+            if parsed.drivername in ("postgresql", "postgres"):
+                parsed = parsed.set(drivername="postgresql+psycopg")
+        except ArgumentError:
+            raise Misconfigured(
+                "DATABASE_URL is not a database URL, e.g. sqlite:////var/lib/keeper.db or postgresql://…"
+            ) from None
+        self.sqlite = parsed.get_backend_name() == "sqlite"
+        self.path = Path(parsed.database) if self.sqlite and parsed.database else None
+        if self.path is not None:
+            self._check_file(self.path, must_exist)
+        try:
+            self.engine: Engine = create_engine(parsed, pool_pre_ping=not self.sqlite)
+        except (NoSuchModuleError, ArgumentError, ImportError):
+            raise Misconfigured(
+                "DATABASE_URL names a database that isn't supported. Use sqlite:///… or postgresql://…"
+            ) from None
+        if self.sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @staticmethod
+    def _check_file(path: Path, must_exist: bool) -> None:
+        if must_exist:
+            if not path.exists():
+                raise Misconfigured(f"No database at {path} yet: start `langdao-keeper run` first, or set DATABASE_URL")
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Misconfigured(
+                f"DATABASE_URL: {path.parent} can't be made ({error.strerror}). Choose another place"
+            ) from None
+        if not path.exists() and os.access(path.parent, os.W_OK):
+            path.touch(mode=0o600)  # signed transactions and everybody's lessons are nobody else's business
+        if (path.exists() and not os.access(path, os.W_OK)) or not os.access(path.parent, os.W_OK):
+            raise Misconfigured(f"DATABASE_URL: {path} can't be written. Mend its rights or choose another place")
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that changes nothing, on one consistent state of the database."""
+        with Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back on any exception."""
+        with self.engine.connect() as connection:
+            if self.sqlite:
+                connection.connection.driver_connection.execute(  # type: ignore[union-attr]
+                    "PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL"
+                )
+            connection = connection.execution_options(keeper_write=True)
+            with Session(connection) as session, session.begin():
+                yield session
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see below
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # IMMEDIATE: a writer takes its lock at the start, not in the middle, where SQLite can't wait for it.
+    write = connection.get_execution_options().get("keeper_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+class Writer:
+    """The one place through which the daemon changes its state.
+
+    `await writer(change)` runs `change(session)` as one transaction and returns what it returned. Calls are served
+    in order. Any error leaves the database as it was.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    async def __call__(self, change: Callable[[Session], T], *, durable: bool = False) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, change, durable)
+
+    def _run(self, change: Callable[[Session], T], durable: bool) -> T:
+        with self._database.write(durable=durable) as session:
+            return change(session)
+
+    def close(self) -> None:
+        """Waits for the transaction under way."""
+        self._thread.shutdown(wait=True)
+
+
+def reachable(database: Database) -> None:
+    """Raises Misconfigured when the database can't be opened."""
+    try:
+        with database.engine.connect():
+            pass
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        where = database.path or f"{database.engine.url.get_backend_name()} on {database.engine.url.host}"
+        raise Misconfigured(f"DATABASE_URL: can't open {where} ({reason[:120]})") from None

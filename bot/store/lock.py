@@ -1,0 +1,100 @@
+"""One `run` per database.
+
+Promises: while a `Lock` is held, a second one on the same database raises Misconfigured naming the holder's pid;
+it is gone with the process, however that ends. SQLite: a lock file beside the database; PostgreSQL: an advisory lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from bot.errors import Misconfigured
+from bot.store.db import Database
+
+# Any number will do, as long as it is always the same: advisory locks are per PostgreSQL database.
+_ADVISORY = 0x4C414E47
+
+# `holder` takes the lock for an instant to see whether it is free; a `run` that starts just then must not give up.
+PATIENCE_S = 0.5
+
+
+class Lock:
+    """The right to be the one writer of a database. Take it with `Lock(database)`, give it back with `release`."""
+
+    def __init__(self, database: Database, *, patience_s: float = PATIENCE_S) -> None:
+        """Raises Misconfigured when another process holds it for longer than `patience_s`."""
+        self._file: Any = None
+        self._connection: Any = None
+        take = self._take_file if database.sqlite else self._take_advisory
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return take(database)
+            except Misconfigured:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.05)
+
+    def _take_file(self, database: Database) -> None:
+        if database.path is None:
+            return
+        self._file = Path(f"{database.path}.lock").open("a+")  # noqa: SIM115 (held for the life of the process)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            pid = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise Misconfigured(
+                f"Another keeper (pid {pid}) already runs on {database.path}. Stop it, or set another DATABASE_URL"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def _take_advisory(self, database: Database) -> None:
+        self._connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        # Out of the pool: the lock lives as long as this connection, and a pooled one is never really closed.
+        self._connection.detach()
+        self._connection.execute(text(f"SET application_name = 'langdao-keeper pid {os.getpid()}'"))
+        if self._connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": _ADVISORY}).scalar():
+            return
+        holder = self._connection.execute(
+            text(
+                "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+                "WHERE l.locktype = 'advisory' AND l.objid = :n AND l.granted "
+                "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1"
+            ),
+            {"n": _ADVISORY},
+        ).scalar()
+        self._connection.close()
+        pid = (holder or "").rpartition(" ")[2] or "unknown"
+        raise Misconfigured(
+            f"Another keeper (pid {pid}) already runs on this PostgreSQL database. Stop it, or set another DATABASE_URL"
+        )
+
+    def release(self) -> None:
+        """Gives the lock back. Safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def holder(database: Database) -> int | None:
+    """The pid of the `run` that holds the database, None when there is none."""
+    try:
+        lock = Lock(database, patience_s=0)
+    except Misconfigured as error:
+        digits = str(error).partition("pid ")[2].partition(")")[0]
+        return int(digits) if digits.isdigit() else 0
+    lock.release()
+    return None

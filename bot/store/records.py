@@ -1,0 +1,416 @@
+"""The daemon's rows: facts, rooms, decisions, actions, inbox, alerts.
+
+Promises: each function is one step inside the caller's transaction (`Writer`), so several of them move together or
+not at all; what goes in comes out equal (a fact read back equals the fact stored).
+The chain's rows are in `bot.store.chain_rows`, transactions in `bot.store.txs`, what commands read in
+`bot.store.queries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, insert, or_, update
+from sqlmodel import Session, col, select
+
+from bot.domain import linking
+from bot.domain.decide import Action, Decision
+from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.store.tables import (
+    ActionRow,
+    AlertRow,
+    ChainSession,
+    DecisionRow,
+    FactRow,
+    InboxRow,
+    Room,
+    Settlement,
+    TxRow,
+)
+
+_CHUNK = 500  # bound parameters a statement; SQLite's limit is far above, the planner's patience isn't
+
+
+# Facts ---------------------------------------------------------------------------------------------------------------
+
+
+def add_facts(session: Session, facts: Sequence[tuple[str, Hint, SessionKey | None]]) -> list[int]:
+    """Stores facts, given as (idempotency key, hint, session); returns their ids in the same order."""
+    if not facts:
+        return []
+    rows = [
+        {
+            "key": key,
+            "kind": hint.kind.value,
+            "source": hint.source.value,
+            "trust": int(hint.trust),
+            "received_ms": hint.received_ms,
+            "said_ms": hint.said_ms,
+            "room": hint.room,
+            "session_id": hint.session_id,
+            "student": hint.student,
+            "tutor": hint.tutor,
+            "role": hint.role.value if hint.role else None,
+            "can_return": hint.can_return,
+            "payload": dict(hint.payload),
+            "session_key": str(session_key) if session_key else None,
+        }
+        for key, hint, session_key in facts
+    ]
+    statement = insert(FactRow).returning(col(FactRow.id), sort_by_parameter_order=True)
+    return [int(number) for number in session.execute(statement, rows).scalars()]
+
+
+def fact_of(row: FactRow) -> Fact:
+    """A stored fact as the domain knows it."""
+    hint = Hint(
+        kind=Kind(row.kind),
+        source=Source(row.source),
+        trust=Trust(row.trust),
+        received_ms=row.received_ms,
+        room=row.room,
+        session_id=row.session_id,
+        student=row.student,
+        tutor=row.tutor,
+        role=Role(row.role) if row.role else None,
+        said_ms=row.said_ms,
+        can_return=row.can_return,
+        payload=row.payload,
+    )
+    return Fact(row.id or 0, hint, SessionKey.parse(row.session_key) if row.session_key else None)
+
+
+def facts_of(session: Session, keys: Iterable[SessionKey]) -> list[Fact]:
+    """The facts of these sessions in the order in which they were stored. Reorgs are the chain's, and left out."""
+    known = [kind.value for kind in Kind]
+    found: list[Fact] = []
+    for part in _parts([str(key) for key in keys]):
+        rows = session.exec(select(FactRow).where(col(FactRow.session_key).in_(part), col(FactRow.kind).in_(known)))
+        found.extend(fact_of(row) for row in rows)
+    return sorted(found, key=lambda fact: fact.id)
+
+
+def unlinked_facts(session: Session, since_ms: int) -> list[Fact]:
+    """Facts received since then that belong to no session yet, oldest first."""
+    rows = session.exec(
+        select(FactRow)
+        .where(
+            col(FactRow.session_key).is_(None),
+            col(FactRow.received_ms) >= since_ms,
+            col(FactRow.kind).in_([kind.value for kind in Kind]),
+        )
+        .order_by(col(FactRow.id))
+    )
+    return [fact_of(row) for row in rows]
+
+
+def link_facts(session: Session, ids: Sequence[int], key: SessionKey) -> None:
+    """Says which session these facts are about."""
+    for part in _parts(list(ids)):
+        session.execute(update(FactRow).where(col(FactRow.id).in_(part)).values(session_key=str(key)))
+
+
+def room_facts(session: Session, room: str) -> list[Fact]:
+    """The facts of a room that belong to no session yet, oldest first."""
+    rows = session.exec(
+        select(FactRow).where(FactRow.room == room, col(FactRow.session_key).is_(None)).order_by(col(FactRow.id))
+    )
+    return [fact_of(row) for row in rows]
+
+
+def heard_returns(session: Session) -> bool:
+    """Did the backend's socket ever report a participant's return, in this database's life?"""
+    query = select(FactRow.id).where(FactRow.kind == Kind.CONNECTED.value, FactRow.source == Source.SOCKET.value)
+    return session.exec(query.limit(1)).first() is not None
+
+
+def heard_webhook(session: Session) -> bool:
+    """Did the webhook ever take an authenticated post, in this database's life?"""
+    fact = select(FactRow.id).where(FactRow.source == Source.WEBHOOK.value).limit(1)
+    beat = select(Room.room).where(Room.beat_source == Source.WEBHOOK.value).limit(1)
+    return session.exec(fact).first() is not None or session.exec(beat).first() is not None
+
+
+# Rooms ---------------------------------------------------------------------------------------------------------------
+
+
+def save_rooms(session: Session, rooms: Iterable[tuple[linking.Room, Source | None]]) -> None:
+    """Stores rooms as they are now, with the source of their heartbeats.
+
+    A room that was joined long ago and is heard again out of nowhere keeps its session in the record.
+    """
+    for room, source in rooms:
+        if room.key is None:
+            present = session.get(Room, room.room)
+            if present is not None and present.session_key is not None:
+                present.heard_ms = max(present.heard_ms, room.heard_ms)
+                continue
+        session.merge(
+            Room(
+                room=room.room,
+                session_key=str(room.key) if room.key else None,
+                rule=room.rule,
+                trust=int(room.trust),
+                student=room.student,
+                tutor=room.tutor,
+                first_ms=room.first_ms,
+                heard_ms=room.heard_ms,
+                beats=room.beats.count,
+                beat_first_ms=room.beats.first_ms,
+                beat_last_ms=room.beats.last_ms,
+                beat_source=source.value if source else None,
+                state="expired" if room.expired else ("linked" if room.key else "waiting"),
+            )
+        )
+
+
+class StoredRoom(NamedTuple):
+    room: linking.Room
+    beat_source: Source | None
+
+
+def load_rooms(session: Session, keys: set[SessionKey], since_ms: int) -> list[StoredRoom]:
+    """The rooms of these sessions, and others heard since then: waiting, or of sessions that are over.
+
+    A room of a session that isn't on the canonical chain any more is left out: nothing of it may carry over.
+    """
+    names = {str(key) for key in keys}
+    found = [
+        _stored_room(row)
+        for part in _parts(list(names))
+        for row in session.exec(select(Room).where(col(Room.session_key).in_(part)))
+    ]
+    recent = select(Room).where(col(Room.heard_ms) >= since_ms, Room.state != "expired")
+    others = [_stored_room(row) for row in session.exec(recent) if row.session_key not in names]
+    dead = [one.room.key for one in others if one.room.key is not None]
+    over = {row.key for row in sessions_by_id(session, {key.session_id for key in dead})}
+    return found + [one for one in others if one.room.key is None or one.room.key in over]
+
+
+def _stored_room(row: Room) -> StoredRoom:
+    room = linking.Room(
+        room=row.room,
+        first_ms=row.first_ms,
+        heard_ms=row.heard_ms,
+        key=SessionKey.parse(row.session_key) if row.session_key else None,
+        rule=row.rule,
+        trust=Trust(row.trust),
+        student=row.student,
+        tutor=row.tutor,
+        beats=Beats(row.beats, row.beat_first_ms, row.beat_last_ms),
+        expired=row.state == "expired",
+    )
+    return StoredRoom(room, Source(row.beat_source) if row.beat_source else None)
+
+
+# Sessions of the chain -----------------------------------------------------------------------------------------------
+
+
+class LiveSession(NamedTuple):
+    """A session on the canonical chain that may still need us."""
+
+    key: SessionKey
+    started_at: int | None  # chain seconds
+    rate: int | None
+    token: str | None
+    ended: bool
+    closed: bool
+
+
+def live_sessions(session: Session, ended_since_s: int) -> list[LiveSession]:
+    """Sessions that aren't closed, and those that ended since then (chain seconds) without our word on it."""
+    missed = select(Settlement.session_id).where(
+        col(Settlement.reason).is_(None), col(Settlement.ended_at) >= ended_since_s
+    )
+    query = select(ChainSession)
+    rows = session.exec(query.where(or_(col(ChainSession.closed).is_(False), col(ChainSession.session_id).in_(missed))))
+    return [_live(row) for row in rows]
+
+
+def sessions_by_id(session: Session, ids: Iterable[int]) -> list[LiveSession]:
+    """These sessions, as far as they are on the canonical chain."""
+    return [
+        _live(row)
+        for part in _parts(list(ids))
+        for row in session.exec(select(ChainSession).where(col(ChainSession.session_id).in_(part)))
+    ]
+
+
+def _live(row: ChainSession) -> LiveSession:
+    return LiveSession(
+        key=SessionKey(row.session_id, row.student, row.tutor),
+        started_at=row.started_at,
+        rate=int(row.rate) if row.rate is not None else None,
+        token=row.token,
+        ended=row.end_block is not None,
+        closed=row.closed,
+    )
+
+
+def closed_among(session: Session, ids: Iterable[int]) -> set[int]:
+    """Which of these sessions are ended and final."""
+    return {
+        number
+        for part in _parts(list(ids))
+        for number in session.exec(
+            select(ChainSession.session_id).where(
+                col(ChainSession.session_id).in_(part), col(ChainSession.closed).is_(True)
+            )
+        )
+    }
+
+
+def complete_settlement(session: Session, session_id: int, values: Mapping[str, Any]) -> None:
+    """Adds what only we know of a settlement: its room, the reason, when the call ended."""
+    session.execute(update(Settlement).where(col(Settlement.session_id) == session_id).values(**values))
+
+
+def settlement(session: Session, session_id: int) -> Settlement | None:
+    return session.get(Settlement, session_id)
+
+
+def our_tx(session: Session, tx_hash: str) -> bool:
+    """Is this transaction one that we signed?"""
+    return session.get(TxRow, tx_hash) is not None
+
+
+# Decisions and actions -----------------------------------------------------------------------------------------------
+
+
+def add_decision(session: Session, key: SessionKey, decision: Decision, at_ms: int) -> int:
+    row = DecisionRow(
+        session_key=str(key),
+        at_ms=at_ms,
+        action=decision.action.value,
+        reason=decision.reason,
+        look_again_ms=decision.look_again_ms,
+        inputs=dict(decision.inputs) | {"mark": decision.mark},
+    )
+    session.add(row)
+    session.flush()
+    return row.id or 0
+
+
+def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str]]:
+    """The newest decision's (action, reason) of each of these sessions."""
+    found: dict[SessionKey, tuple[str, str]] = {}
+    for part in _parts([str(key) for key in keys]):
+        newest = (
+            select(func.max(DecisionRow.id))
+            .where(col(DecisionRow.session_key).in_(part))
+            .group_by(col(DecisionRow.session_key))
+        )
+        for row in session.exec(select(DecisionRow).where(col(DecisionRow.id).in_(newest))):
+            found[SessionKey.parse(row.session_key)] = (row.action, row.reason)
+    return found
+
+
+class Stored(NamedTuple):
+    """An action as stored: `new` is false when the same one was there already."""
+
+    id: int
+    new: bool
+
+
+def add_action(
+    session: Session,
+    key: str,
+    kind: str,
+    session_key: SessionKey,
+    decision_id: int,
+    at_ms: int,
+    payload: dict[str, Any],
+) -> Stored:
+    """Stores an action once: the same idempotency key gives the row that is there already."""
+    present = session.exec(select(ActionRow).where(ActionRow.key == key)).first()
+    if present is not None:
+        return Stored(present.id or 0, False)
+    row = ActionRow(
+        key=key, kind=kind, session_key=str(session_key), decision_id=decision_id, created_ms=at_ms, payload=payload
+    )
+    session.add(row)
+    session.flush()
+    return Stored(row.id or 0, True)
+
+
+def end_action(session: Session, action_id: int, state: str, outcome: str, at_ms: int) -> None:
+    session.execute(
+        update(ActionRow).where(col(ActionRow.id) == action_id).values(state=state, outcome=outcome, ended_ms=at_ms)
+    )
+
+
+class OpenAction(NamedTuple):
+    id: int
+    kind: str
+    key: SessionKey
+    created_ms: int
+    payload: dict[str, Any]
+
+
+def open_actions(session: Session) -> list[OpenAction]:
+    """Actions that were stored and not yet carried out, oldest first."""
+    rows = session.exec(select(ActionRow).where(ActionRow.state == "open").order_by(col(ActionRow.id)))
+    return [
+        OpenAction(row.id or 0, row.kind, SessionKey.parse(row.session_key), row.created_ms, row.payload)
+        for row in rows
+    ]
+
+
+def action_marks(session: Session, keys: Iterable[SessionKey]) -> list[tuple[SessionKey, str, int]]:
+    """The marks of all nudges and alerts ever stored for these sessions, with when."""
+    found = []
+    for part in _parts([str(key) for key in keys]):
+        for told in session.exec(
+            select(DecisionRow).where(col(DecisionRow.session_key).in_(part), DecisionRow.action == Action.ALERT.value)
+        ):
+            found.append((SessionKey.parse(told.session_key), str(told.inputs.get("mark")), told.at_ms))
+        for row in session.exec(
+            select(ActionRow).where(col(ActionRow.session_key).in_(part), ActionRow.kind == "nudge")
+        ):
+            found.append((SessionKey.parse(row.session_key), str(row.payload.get("mark")), row.created_ms))
+    return found
+
+
+def settle_count(session: Session, key: SessionKey) -> int:
+    """How many settle actions this session has had."""
+    query = select(func.count()).select_from(ActionRow)
+    return int(session.exec(query.where(ActionRow.session_key == str(key), ActionRow.kind == "settle")).one())
+
+
+def settle_reason(session: Session, key: SessionKey) -> str:
+    """Why the keeper ended this session: the rule behind its newest settle action."""
+    query = select(ActionRow).where(ActionRow.session_key == str(key), ActionRow.kind == "settle")
+    row = session.exec(query.order_by(col(ActionRow.id).desc()).limit(1)).first()
+    return str(row.payload.get("reason")) if row else "settled"
+
+
+# Inbox and alerts ----------------------------------------------------------------------------------------------------
+
+
+def unanswered(session: Session) -> list[InboxRow]:
+    """Requests of other processes, oldest first."""
+    rows = session.exec(select(InboxRow).where(col(InboxRow.answered_ms).is_(None)).order_by(col(InboxRow.id))).all()
+    for row in rows:
+        session.expunge(row)
+    return list(rows)
+
+
+def answer(session: Session, inbox_id: int, said: dict[str, Any], at_ms: int) -> None:
+    session.execute(update(InboxRow).where(col(InboxRow.id) == inbox_id).values(answered_ms=at_ms, answer=said))
+
+
+def add_alert(session: Session, name: str, text: str, at_ms: int, key: SessionKey | None = None) -> int:
+    row = AlertRow(at_ms=at_ms, name=name, text=text, session_key=str(key) if key else None)
+    session.add(row)
+    session.flush()
+    return row.id or 0
+
+
+def alert_sent(session: Session, alert_id: int, at_ms: int) -> None:
+    session.execute(update(AlertRow).where(col(AlertRow.id) == alert_id).values(sent_ms=at_ms))
+
+
+def _parts(values: list[Any]) -> Iterable[list[Any]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]

