@@ -1,0 +1,1 @@
+"""What the backend and the signalling server say, taken in as hints: validated, normalised, never believed."""

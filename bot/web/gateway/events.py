@@ -1,0 +1,225 @@
+"""From what the gateway is told to what it tells everybody.
+
+Promises: each accepted message changes its room and is emitted with the trust it came with, addresses filled in
+where the room's are known. Heartbeats are coalesced per room; a series that stops is reported once, until life
+returns. A lost connection is told at once: the grace belongs to the keeper, and two graces would add up.
+Doesn't promise that anybody listened. The record, `GET /api/sessions`, is for those who didn't.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from bot.domain.facts import Hint, Kind, Source, Trust
+from bot.feeds import wire
+from bot.web.gateway.config import GatewayConfig
+from bot.web.gateway.mappings import Mapping, Mappings
+from bot.web.gateway.state import Room, Rooms
+
+log = structlog.get_logger(__name__)
+
+Emit = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+LOOK_AGAIN_MS = 5_000
+MAX_TICK_S = 1.0
+STALL_MS = 5_000
+PRUNE_EVERY_MS = 60_000
+
+
+class Hub:
+    """The one place where rooms change and events go out. `emit` sends to all connected clients."""
+
+    def __init__(self, config: GatewayConfig, rooms: Rooms, mappings: Mappings, emit: Emit) -> None:
+        self.counters: Counter[str] = Counter()
+        self.rooms = rooms
+        self.mappings = mappings
+        self._config = config
+        self._emit_all = emit
+        self._looked_ms: dict[str, int] = {}
+        self._every_ms = round(config.heartbeat_every_s * 1000)
+        self._timeout_ms = round(config.heartbeat_timeout_s * 1000)
+
+    def now_ms(self) -> int:
+        return self._config.clock_ms()
+
+    async def take(self, hint: Hint) -> None:
+        """Takes a message of the signalling server, or one that pretends to be."""
+        hint = await self._with_addresses(hint)
+        self.counters[hint.kind] += 1
+        if hint.kind is Kind.ENDED:
+            ended_by = wire.as_word(hint.payload.get("endedBy")) or hint.role or "user"
+            reason = wire.as_word(hint.payload.get("reason")) or "ended"
+            self.rooms.apply(hint, ended_by=ended_by, reason=reason)
+            await self._emit(wire.SESSION_ENDED, hint, {**_addresses(hint), "endedBy": ended_by, "reason": reason})
+            return
+        self.rooms.apply(hint)
+        who = hint.role or "user"
+        if hint.kind is Kind.DISCONNECTED:
+            said = {**_addresses(hint), "disconnectedUser": who, "reason": "connection-lost"}
+            await self._emit(wire.USER_DISCONNECTED, hint, said)
+        elif hint.kind is Kind.CONNECTED:
+            await self._emit(wire.USER_CONNECTED, hint, {**_addresses(hint), "userRole": who})
+        elif hint.kind is Kind.HEARTBEAT:
+            await self._flush_beats(only=hint.room)
+
+    async def create(self, mapping: Mapping) -> None:
+        """Makes a room for two participants. Raises Refused when it belongs to others."""
+        known = await self.mappings.get(mapping.room)
+        room = self.rooms.get(mapping.room)
+        for owner in (known, room):
+            if owner is not None and not _agree(owner, mapping):
+                raise wire.Refused("taken", "this room belongs to others")
+        if known is not None and known.start_ms is not None:
+            mapping = replace(mapping, start_ms=known.start_ms)  # a page that reloads doesn't start anew
+        await self.mappings.put(mapping)
+        room = self.rooms.touch(mapping.room, self.now_ms())
+        room.name_addresses(mapping.student, mapping.tutor, Trust.ANONYMOUS)
+        room.language_id, room.start_ms = mapping.language_id, mapping.start_ms
+        self.counters["created"] += 1
+        said = {
+            "requestId": mapping.room,
+            "sessionId": mapping.room,
+            "studentAddress": room.student,
+            "tutorAddress": room.tutor,
+            "languageId": mapping.language_id,
+            "studentUrl": mapping.student_url,
+            "tutorUrl": mapping.tutor_url,
+            "trust": wire.ANONYMOUS,
+        }
+        await self._emit_all(wire.READY, {name: value for name, value in said.items() if value is not None})
+
+    async def end_by_page(self, hint: Hint, transaction_hash: str) -> None:
+        """Takes a page's word that its lesson was ended on chain. Raises Refused for one who is no participant.
+
+        Nobody has looked at the chain here, so the word stays anonymous, whatever the transaction is.
+        """
+        by = wire.as_address(hint.payload.get("userAddress"))
+        hint = await self._with_addresses(replace(hint, student=None, tutor=None))
+        participants = {hint.student, hint.tutor} - {None}
+        if participants and by not in participants:
+            raise wire.Refused("not-a-participant", "userAddress is not a participant of this session")
+        self.counters["ended_by_page"] += 1
+        self.rooms.apply(hint, ended_by=str(by), reason="ended-on-chain")
+        assert hint.room is not None
+        await self.mappings.delete(hint.room)
+        said = {**_addresses(hint), "endedBy": by, "transactionHash": transaction_hash}
+        await self._emit(wire.ENDED, hint, said)
+
+    async def run(self) -> None:
+        """Passes on coalesced heartbeats and watches for silence, until cancelled."""
+        tick_s = max(0.05, min(MAX_TICK_S, self._config.heartbeat_every_s / 4, self._config.heartbeat_timeout_s / 4))
+        since_ms = ticked_ms = self.now_ms()
+        pruned_ms = since_ms
+        while True:
+            await asyncio.sleep(tick_s)
+            now_ms = self.now_ms()
+            if now_ms - ticked_ms > tick_s * 1000 + STALL_MS:
+                # We were stopped ourselves, and heard nobody meanwhile.
+                log.warning("gateway.stalled", for_ms=now_ms - ticked_ms)
+                since_ms = now_ms
+            ticked_ms = now_ms
+            try:
+                await self._tick(now_ms, since_ms)
+            except Exception:
+                # One bad tick must not end the watch over all other rooms.
+                log.exception("gateway.tick_failed")
+            if now_ms - pruned_ms >= PRUNE_EVERY_MS:
+                pruned_ms = now_ms
+                self.rooms.prune(now_ms)
+                self._looked_ms = {name: at for name, at in self._looked_ms.items() if now_ms - at < LOOK_AGAIN_MS}
+
+    async def _tick(self, now_ms: int, since_ms: int) -> None:
+        await self._flush_beats()
+        series = self._config.heartbeat_series
+        silent = list(self.rooms.due_timeouts(now_ms, self._timeout_ms, series, since_ms=since_ms))
+        for room, trust, last_ms in silent:
+            await self._tell_timeout(room, trust, last_ms)
+
+    async def _flush_beats(self, only: str | None = None) -> None:
+        for room, trust, count in list(self.rooms.due_beats(self.now_ms(), self._every_ms, only)):
+            # A backlog larger than one message may carry is told in several.
+            while count > 0:
+                said = {
+                    "sessionId": room.name,
+                    "count": min(count, wire.MAX_BEATS),
+                    "tutorAddress": room.tutor,
+                    "studentAddress": room.student,
+                    "timestamp": room.pulses[trust].beats.last_ms,
+                    "trust": wire.claim_of(trust),
+                }
+                count -= wire.MAX_BEATS
+                await self._emit_all(wire.SESSION_HEARTBEAT, said)
+
+    async def _tell_timeout(self, room: Room, trust: Trust, last_ms: int) -> None:
+        self.counters["timeout"] += 1
+        log.info("gateway.heartbeat_timeout", room=room.name, last_ms=last_ms, trust=wire.claim_of(trust))
+        said = {
+            "sessionId": room.name,
+            "lastHeartbeat": last_ms,
+            "timeoutDuration": self._timeout_ms,
+            "trust": wire.claim_of(trust),
+        }
+        await self._emit_all(wire.HEARTBEAT_TIMEOUT, said)
+
+    async def _emit(self, event: str, hint: Hint, said: dict[str, Any]) -> None:
+        # A number stays a number: in `session:ended` that is what tells a chain id from a room.
+        named = hint.payload.get("sessionId") if event == wire.ENDED else hint.room
+        stamp = {"timestamp": hint.received_ms, "trust": wire.claim_of(hint.trust)}
+        await self._emit_all(event, {"sessionId": named, **said, **stamp})
+
+    async def _with_addresses(self, hint: Hint) -> Hint:
+        """The hint with the room's addresses. What came with the secret may name or correct them."""
+        assert hint.room is not None
+        room = self.rooms.touch(hint.room, hint.received_ms)
+        if hint.trust >= Trust.CONFIGURED and (hint.student or hint.tutor):
+            room.name_addresses(hint.student, hint.tutor, hint.trust)
+        if (room.student is None or room.tutor is None) and self._may_look(hint.room, hint.received_ms):
+            mapping = await self.mappings.get(hint.room)
+            if mapping is not None:
+                room.name_addresses(mapping.student, mapping.tutor, Trust.ANONYMOUS)
+                room.language_id = room.language_id if room.language_id is not None else mapping.language_id
+                room.start_ms = room.start_ms or mapping.start_ms
+        return replace(hint, student=room.student or hint.student, tutor=room.tutor or hint.tutor)
+
+    def _may_look(self, name: str, now_ms: int) -> bool:
+        looked_ms = self._looked_ms.get(name)
+        if looked_ms is not None and now_ms - looked_ms < LOOK_AGAIN_MS:
+            return False
+        self._looked_ms[name] = now_ms
+        return True
+
+
+def page_end(body: object, received_ms: int) -> tuple[Hint, str]:
+    """The hint and transaction hash of `POST /api/webrtc-session-ended`. Raises Refused."""
+    fields = wire.measured(body)
+    name, session_id = wire.room_of(fields.get("sessionId"))
+    if wire.as_address(fields.get("userAddress")) is None:
+        raise wire.Refused("bad-address", "userAddress is not an address")
+    given = fields.get("transactionHash")
+    digits = given[2:] if isinstance(given, str) and given[:2] == "0x" else ""
+    if len(digits) != 64 or not all(digit in "0123456789abcdefABCDEF" for digit in digits):
+        raise wire.Refused("bad-hash", "transactionHash is not 0x and 64 hex digits")
+    hint = Hint(
+        kind=Kind.ENDED,
+        source=Source.OPEN_WEBHOOK,
+        trust=Trust.ANONYMOUS,
+        received_ms=received_ms,
+        room=name,
+        session_id=session_id,
+        payload=fields,
+    )
+    return hint, str(given)
+
+
+def _addresses(hint: Hint) -> dict[str, Any]:
+    return {"tutorAddress": hint.tutor, "studentAddress": hint.student}
+
+
+def _agree(owner: Mapping | Room, mapping: Mapping) -> bool:
+    return owner.student in (None, mapping.student) and owner.tutor in (None, mapping.tutor)

@@ -1,0 +1,113 @@
+"""The gateway's HTTP side: the signalling server's posts, a page's report of its end, the record.
+
+Promises: bodies are bounded, refusals are counted, logged as `gateway.refused`, answered as problem details and
+change nothing; requests without a secret are limited per address. A wrong secret in a path looks like any unknown
+path; nothing here logs a path or a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from bot.domain.facts import Source
+from bot.feeds import wire
+from bot.feeds.posts import Limiter, address_of, json_body, problem, same_secret, status_of
+from bot.web.gateway.config import GatewayConfig
+from bot.web.gateway.events import Hub, page_end
+from bot.web.gateway.sockets import Sockets
+
+log = structlog.get_logger(__name__)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+_HOOK_PREFIX = wire.HOOK_PATH.partition("{")[0]
+
+
+def http_app(config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifespan) -> FastAPI:
+    app = FastAPI(title="LangDAO gateway", docs_url=None, redoc_url=None, lifespan=lifespan)
+    limiter = Limiter(config.http_requests_per_minute)
+
+    def knows_secret(request: Request) -> bool:
+        path = request.url.path
+        if path.startswith(_HOOK_PREFIX):
+            return same_secret(path.removeprefix(_HOOK_PREFIX), config.hook_secret)
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return config.token is not None and scheme.lower() == "bearer" and same_secret(token, config.token)
+
+    async def taken(request: Request, take: Callable[[Any], Awaitable[None]]) -> Response:
+        try:
+            await take(await json_body(request))
+        except wire.Refused as refused:
+            hub.counters["refused"] += 1
+            log.warning("gateway.refused", said="post", reason=refused.reason, detail=refused.detail)
+            status = 403 if refused.reason == "not-a-participant" else status_of(refused)
+            return problem(status, refused.detail, reason=refused.reason)
+        return JSONResponse({"ok": True})
+
+    @app.middleware("http")
+    async def limit(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if request.url.path != "/health" and not knows_secret(request):
+            wait_s = limiter.wait_s(address_of(request))
+            if wait_s:
+                hub.counters["limited"] += 1
+                detail = "too many requests from this address"
+                return problem(429, detail, reason="limited", retry_after_s=wait_s)
+        return await call_next(request)
+
+    # Pages of any origin report their ends here; there are no cookies to protect.
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
+
+    @app.exception_handler(StarletteHTTPException)
+    async def as_problem(_request: Request, error: StarletteHTTPException) -> Response:
+        answer = problem(error.status_code, str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.post(wire.HOOK_PATH)
+    async def hook(request: Request) -> Response:
+        """One message of the signalling server that knows the secret."""
+        if not knows_secret(request):
+            hub.counters["unauthorised"] += 1
+            raise HTTPException(404, "Not Found")
+        return await taken(request, lambda body: hub.take(wire.from_post(body, hub.now_ms(), Source.WEBHOOK)))
+
+    @app.post(wire.EVENTS_PATH)
+    async def events(request: Request) -> Response:
+        """One message that anybody could have sent."""
+        return await taken(request, lambda body: hub.take(wire.from_post(body, hub.now_ms(), Source.OPEN_WEBHOOK)))
+
+    @app.post(wire.ENDED_PATH)
+    async def ended(request: Request) -> Response:
+        """A page's word that its session was ended on chain."""
+        return await taken(request, lambda body: hub.end_by_page(*page_end(body, hub.now_ms())))
+
+    @app.get(wire.RECORD_PATH)
+    async def record(request: Request) -> Response:
+        """All rooms of the last day, for the keeper."""
+        if config.token is None:
+            raise HTTPException(404, "Not Found")
+        if not knows_secret(request):
+            hub.counters["unauthorised"] += 1
+            raise HTTPException(401, "the record needs the shared token", {"WWW-Authenticate": "Bearer"})
+        return JSONResponse({"now": hub.now_ms(), "sessions": hub.rooms.as_record()})
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the gateway runs, and what it has seen."""
+        counters = {**hub.counters, **{f"socket_{name}": count for name, count in sockets.counters.items()}}
+        return {
+            "ok": True,
+            "rooms": len(hub.rooms),
+            "sockets": len(sockets),
+            "mappings": hub.mappings.where,
+            "counters": counters,
+        }
+
+    return app

@@ -1,0 +1,58 @@
+"""The gateway as one ASGI app, and the server that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import socketio
+import structlog
+from fastapi import FastAPI
+
+from bot.web import serving
+from bot.web.gateway.config import GatewayConfig
+from bot.web.gateway.events import Hub
+from bot.web.gateway.http import http_app
+from bot.web.gateway.mappings import Mappings
+from bot.web.gateway.sockets import MAX_FRAME_BYTES, Sockets, socket_server
+from bot.web.gateway.state import Rooms
+
+log = structlog.get_logger(__name__)
+
+
+def create_gateway(config: GatewayConfig) -> Any:
+    """The ASGI app: Socket.IO under /socket.io/, everything else FastAPI. Its state lives and ends with it."""
+    server = socket_server(config)
+
+    async def emit(event: str, said: dict[str, Any]) -> None:
+        await server.emit(event, said)
+
+    hub = Hub(config, Rooms(), Mappings(config.redis_url), emit)
+    sockets = Sockets(config, server, hub)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        monitor = asyncio.create_task(hub.run(), name="gateway-monitor")
+        try:
+            yield
+        finally:
+            monitor.cancel()
+            await asyncio.wait([monitor])
+            await server.shutdown()
+            await hub.mappings.close()
+
+    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, lifespan))
+
+
+async def serve(config: GatewayConfig, *, on_ready: Callable[[], None] | None = None) -> None:
+    """Serves until cancelled. Signals are the caller's. Raises Misconfigured when the address is taken."""
+
+    def ready() -> None:
+        log.info("gateway.listening", bind=config.bind)
+        if on_ready is not None:
+            on_ready()
+
+    app = create_gateway(config)
+    await serving.serve(app, config.bind, "GATEWAY_BIND", on_ready=ready, ws_max_size=MAX_FRAME_BYTES)

@@ -1,0 +1,219 @@
+"""The gateway's Socket.IO side: participants' pages, and the keeper.
+
+Promises: a connection is the keeper's only with the shared token, and a wrong token is refused; an ordinary one
+is held to its events a minute; whatever is malformed is counted, logged as `gateway.refused` and acknowledged as
+refused, and changes nothing. A nudge counts as delivered to an address once a page bound to it acknowledged.
+Doesn't promise that the one who bound an address holds it: nothing is signed yet. An event under any other name is
+counted and goes nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+import socketio
+import structlog
+
+from bot.domain.address import Address
+from bot.feeds import wire
+from bot.feeds.posts import same_secret
+from bot.web.gateway.config import GatewayConfig
+from bot.web.gateway.events import Hub
+from bot.web.gateway.mappings import Mapping
+
+log = structlog.get_logger(__name__)
+
+MAX_RECIPIENTS = 16
+MAX_FRAME_BYTES = 4 * wire.MAX_PAYLOAD_BYTES
+MAX_URL_CHARS = 500
+LIMITED = "Rate limit exceeded"
+
+
+def socket_server(config: GatewayConfig) -> socketio.AsyncServer:
+    return socketio.AsyncServer(
+        async_mode="asgi",
+        cors_allowed_origins="*",
+        ping_interval=config.ping_interval_s,
+        ping_timeout=config.ping_timeout_s,
+        max_http_buffer_size=MAX_FRAME_BYTES,
+    )
+
+
+class Sockets:
+    """Who is connected, as whom, and what each may do. `counters` has limited, refused, ignored, nudges, …"""
+
+    def __init__(self, config: GatewayConfig, server: socketio.AsyncServer, hub: Hub) -> None:
+        self.counters: Counter[str] = Counter()
+        self._config = config
+        self._server = server
+        self._hub = hub
+        self._address_of: dict[str, Address] = {}
+        self._bound: defaultdict[Address, set[str]] = defaultdict(set)
+        self._keepers: set[str] = set()
+        self._events: dict[str, Window] = {}
+        server.on("connect", self._connect)
+        server.on("disconnect", self._disconnect)
+        server.on("*", self._event)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    async def _connect(self, sid: str, _environ: object = None, auth: object = None) -> None:
+        if self._is_connected(sid):
+            return  # an event of a client that merely bears this name
+        token = auth.get("token") if isinstance(auth, dict) else auth
+        if token is not None:
+            known = self._config.token
+            if known is None or not isinstance(token, str) or not same_secret(token, known):
+                self.counters["unauthorised"] += 1
+                log.warning("gateway.refused", said="connect", reason="wrong-token")
+                raise socketio.exceptions.ConnectionRefusedError("wrong token")
+            self._keepers.add(sid)
+        self._events[sid] = Window(self._config.socket_events_per_minute)
+        self.counters["connects"] += 1
+
+    async def _disconnect(self, sid: str, *_: object) -> None:
+        if self._is_connected(sid):
+            return
+        self._events.pop(sid, None)
+        self._keepers.discard(sid)
+        self._unbind(sid)
+
+    def _is_connected(self, sid: str) -> bool:
+        # While the library runs a real connect or disconnect, this is false.
+        return bool(self._server.manager.is_connected(sid, "/"))
+
+    async def _event(self, event: str, sid: Any = None, *args: object) -> object:
+        if event in self._events:
+            # An event literally named "*" comes without its name, and the sender in its place.
+            event, sid = "*", event
+        window = self._events.get(sid)
+        if sid not in self._keepers and (window is None or not window.passes()):
+            self.counters["limited"] += 1
+            await self._server.emit(wire.ERROR, {"message": LIMITED}, to=sid)
+            return {"ok": False, "error": LIMITED}
+        handler = {wire.BIND: self._bind, wire.CREATE: self._create, wire.NUDGE: self._nudge}.get(event)
+        if handler is None:
+            self.counters["ignored"] += 1
+            log.debug("gateway.ignored", said=str(event)[:64])
+            return None
+        try:
+            return await handler(sid, wire.measured(args[0] if args else None))
+        except wire.Refused as refused:
+            self.counters["refused"] += 1
+            log.warning("gateway.refused", said=event, reason=refused.reason, detail=refused.detail)
+            return {"ok": False, "error": refused.detail, "reason": refused.reason}
+
+    async def _bind(self, sid: str, said: dict[str, Any]) -> dict[str, Any]:
+        address = wire.as_address(said.get("address"))
+        if address is None:
+            raise wire.Refused("bad-address", "address is not an address")
+        self._unbind(sid)
+        self._address_of[sid] = address
+        self._bound[address].add(sid)
+        return {"ok": True}
+
+    def _unbind(self, sid: str) -> None:
+        address = self._address_of.pop(sid, None)
+        if address is not None:
+            self._bound[address].discard(sid)
+            if not self._bound[address]:
+                del self._bound[address]
+
+    async def _create(self, sid: str, said: dict[str, Any]) -> dict[str, Any]:
+        room, _ = wire.room_of(said.get("requestId"))
+        student, tutor = wire.as_address(said.get("studentAddress")), wire.as_address(said.get("tutorAddress"))
+        if student is None or tutor is None:
+            raise wire.Refused("bad-address", "studentAddress or tutorAddress is not an address")
+        if self._address_of.get(sid) not in (student, tutor):
+            raise wire.Refused("not-a-participant", "only a participant, bound by user:connect, may create a session")
+        await self._hub.create(
+            Mapping(
+                room=room,
+                student=student,
+                tutor=tutor,
+                language_id=_language(said.get("languageId")),
+                start_ms=self._hub.now_ms(),
+                student_url=_url(said.get("studentUrl")),
+                tutor_url=_url(said.get("tutorUrl")),
+            )
+        )
+        return {"ok": True, "sessionId": room}
+
+    async def _nudge(self, sid: str, said: dict[str, Any]) -> dict[str, Any]:
+        if sid not in self._keepers:
+            raise wire.Refused("not-the-keeper", "only the keeper may nudge")
+        to = said.get("to")
+        if not isinstance(to, list) or not 0 < len(to) <= MAX_RECIPIENTS or not all(isinstance(x, str) for x in to):
+            raise wire.Refused("bad-recipients", f"`to` is not a list of 1 to {MAX_RECIPIENTS} addresses")
+        message = {name: value for name, value in said.items() if name != "to"}
+        names = list(dict.fromkeys(wire.as_address(name) or name for name in to))
+        reasons = await asyncio.gather(*(self._relay(name, message) for name in names))
+        self.counters["nudges"] += 1
+        answer = {
+            "delivered": [name for name, reason in zip(names, reasons, strict=True) if reason is None],
+            "undelivered": {name: reason for name, reason in zip(names, reasons, strict=True) if reason},
+        }
+        log.info("gateway.nudged", id=said.get("id"), room=said.get("room"), **answer)
+        return answer
+
+    async def _relay(self, name: str, message: dict[str, Any]) -> str | None:
+        """None once one of the address's pages has acknowledged, else why none did."""
+        address = wire.as_address(name)
+        if address is None:
+            return "not-an-address"
+        sids = self._bound.get(address)
+        if not sids:
+            return "not-connected"
+        calls = [asyncio.ensure_future(self._ask(sid, message)) for sid in sids]
+        try:
+            for answered in asyncio.as_completed(calls):
+                if await answered:
+                    return None
+        finally:
+            for call in calls:
+                call.cancel()
+        return "no-ack"
+
+    async def _ask(self, sid: str, message: dict[str, Any]) -> bool:
+        with contextlib.suppress(socketio.exceptions.SocketIOError, KeyError):
+            await self._server.call(wire.NUDGE, message, to=sid, timeout=self._config.ack_timeout_s)
+            return True
+        return False
+
+
+class Window:
+    """At most `limit` events in any 60 s."""
+
+    def __init__(self, limit: int, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._passed: deque[float] = deque(maxlen=max(1, limit))
+        self._clock_s = clock_s
+
+    def passes(self) -> bool:
+        now = self._clock_s()
+        if len(self._passed) == self._passed.maxlen and now - self._passed[0] < 60:
+            return False
+        self._passed.append(now)
+        return True
+
+
+def _language(value: object) -> int | None:
+    """A language's id on chain, or None. Raises Refused for one that can't be."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 3:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 255:
+        raise wire.Refused("bad-language", "languageId is not a number from 0 to 254")
+    return value
+
+
+def _url(value: object) -> str | None:
+    if isinstance(value, str) and len(value) <= MAX_URL_CHARS and value.startswith(("http://", "https://")):
+        return value
+    return None
