@@ -7,10 +7,11 @@ Off-chain ids and chain ids are joined by rules in a fixed order; the first that
  3. `addresses`  both addresses: the active session of that tutor with that student
  4. `tutor`      the tutor alone: its active session, if it began before the hint
 
-Promises: pure; a hint whose addresses contradict a session is never joined to it; an end, a loss or a time-out from
-a room never heard of before isn't joined by rule 3 or 4 to a session that has another room: it is more likely of the
-tutor's old lesson. What anybody could have said of a room carries no more trusted word to a session. What joins
-nothing waits for its `SessionStarted`.
+Promises: pure; a hint whose addresses contradict a session, or whose number is another session's, is never joined to
+it; nor, by rule 3 or 4, an end, a loss or a time-out that is more likely of an earlier lesson of the same people: one
+from a room never heard of before when the session has another, or one that the backend's record dates before its start.
+What anybody could have said of a room carries no more trusted word to a session. What joins nothing waits for its
+`SessionStarted`.
 Doesn't promise that a room tells the truth: trust is weighed in `bot.domain.session`.
 """
 
@@ -20,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bot.domain.address import Address, same
-from bot.domain.facts import Beats, Hint, Kind, SessionKey, Trust
+from bot.domain.facts import Beats, Hint, Kind, SessionKey, Source, Trust
+from bot.domain.session import EARLY_MS
 
 ROOM_WAIT_MS = 15 * 60_000  # a room announced longer ago isn't the one that a new session belongs to
 ROOM_EXPIRY_MS = 2 * 3_600_000  # pages forget their session after two hours
@@ -55,6 +57,7 @@ class Book:
 
     by_id: dict[int, SessionKey] = field(default_factory=dict)
     by_tutor: dict[Address, SessionKey] = field(default_factory=dict)
+    newest_id: int = 0  # the highest id on chain, of a session that is over or not
     started_ms: dict[SessionKey, int] = field(default_factory=dict)
     rooms: dict[str, Room] = field(default_factory=dict)
     rooms_of: dict[SessionKey, list[str]] = field(default_factory=dict)
@@ -62,6 +65,7 @@ class Book:
 
     def add(self, key: SessionKey, started_ms: int, *, active: bool = True) -> None:
         self.by_id[key.session_id] = key
+        self.newest_id = max(self.newest_id, key.session_id)
         if active:
             self.by_tutor[key.tutor] = key
         self.started_ms[key] = started_ms
@@ -167,13 +171,25 @@ def link(hint: Hint, room: Room | None, book: Book) -> Link | None:
         if not better:
             return Link(told.key, told.rule or "room")
 
-    if active is not None and hint.kind in ENDINGS and room is None and book.rooms_of.get(active):
-        return None  # the old lesson's
+    if active is None or _earlier_lesson(hint, room, number, active, book):
+        return None
     if both is not None:
         return Link(both, "addresses")
-    if active is not None and student is None and book.started_ms.get(active, 0) <= hint.received_ms:
+    if student is None and book.started_ms.get(active, 0) <= hint.received_ms:
         return Link(active, "tutor")
     return None
+
+
+def _earlier_lesson(hint: Hint, room: Room | None, number: int | None, active: SessionKey, book: Book) -> bool:
+    """Is it more likely an earlier lesson of the same people that `hint` is about?"""
+    if number is not None and number <= book.newest_id and number != active.session_id:
+        return True  # it names a session that is over
+    if hint.kind not in ENDINGS:
+        return False
+    if room is None and book.rooms_of.get(active):
+        return True  # a room never heard of before, and the session has one
+    dated = hint.said_ms if hint.source is Source.RECORD else None
+    return dated is not None and dated < book.started_ms.get(active, 0) - EARLY_MS
 
 
 def contradicts(hint: Hint, book: Book) -> bool:

@@ -1,8 +1,8 @@
 """The bundled backend's own record, `GET /api/sessions`: what was said while nobody listened.
 
-Promises: hints in the order in which things happened. All are received now, by our clock, except heartbeats:
-one of a minute ago is no sign of life now, so it counts as received that long ago. The sender's times are in
-`said_ms`.
+Promises: hints in the order in which things happened. All are received now, by our clock, except signs of life
+(heartbeats, returns): one of a minute ago is none now, so it counts as received that long ago. The sender's times
+are in `said_ms`.
 Doesn't promise that the backend keeps a record: a plain one has none, and then the list is empty.
 """
 
@@ -100,12 +100,13 @@ def _said(room: dict[str, Any]) -> Iterator[tuple[int | None, str, dict[str, Any
     }
     # `trust` absent would mean "as much as the record", so whatever is missing is said to be anonymous.
     trust = room.get("trust") or wire.ANONYMOUS
-    for entry in _entries([room.get("ended")]):
-        said = {**about, "endedBy": entry.get("endedBy"), "reason": entry.get("reason")}
-        said["trust"] = entry.get("trust") or trust
-        yield wire.as_epoch_ms(entry.get("at")), wire.SESSION_ENDED, said
-        if said["trust"] != wire.ANONYMOUS:
-            return  # announced once more, the room of a call that is over could be taken for the next lesson's
+    ended = [
+        (wire.as_epoch_ms(entry.get("at")), wire.SESSION_ENDED, {**about, **_ending(entry, trust)})
+        for entry in _entries([room.get("ended")])
+    ]
+    if any(payload["trust"] != wire.ANONYMOUS for _, _, payload in ended):
+        yield from ended
+        return  # announced once more, the room of a call that is over could be taken for the next lesson's
     start = wire.as_epoch_ms(room.get("startTime"))
     yield start, wire.READY, {**about, "languageId": room.get("languageId"), "trust": trust}
     for field, event in (("here", wire.USER_CONNECTED), ("away", wire.USER_DISCONNECTED)):
@@ -116,6 +117,11 @@ def _said(room: dict[str, Any]) -> Iterator[tuple[int | None, str, dict[str, Any
         last = wire.as_epoch_ms(entry.get("last"))
         if last is not None:  # of no known time it would be a sign of life now
             yield last, wire.SESSION_HEARTBEAT, {**about, "count": 1, "trust": entry.get("trust") or trust}
+    yield from ended
+
+
+def _ending(entry: dict[str, Any], trust: Any) -> dict[str, Any]:
+    return {"endedBy": entry.get("endedBy"), "reason": entry.get("reason"), "trust": entry.get("trust") or trust}
 
 
 def _entries(value: object) -> list[dict[str, Any]]:
@@ -126,6 +132,6 @@ def _from(event: str, payload: dict[str, Any], at_ms: int | None, now_ms: int, t
     # A gateway reports returns, so a loss in its record can be taken back.
     hint = wire.from_socket(event, payload, now_ms, can_return=True)
     received_ms = now_ms
-    if event == wire.SESSION_HEARTBEAT and at_ms is not None:
+    if event in (wire.SESSION_HEARTBEAT, wire.USER_CONNECTED) and at_ms is not None:
         received_ms = now_ms - max(0, (their_now_ms or now_ms) - at_ms)
     return replace(hint, source=Source.RECORD, received_ms=received_ms)

@@ -248,6 +248,11 @@ def _live(row: ChainSession) -> LiveSession:
     )
 
 
+def newest_session(session: Session) -> int:
+    """The highest id of a session on the canonical chain, 0 when there is none."""
+    return session.exec(select(func.max(ChainSession.session_id))).one() or 0
+
+
 def closed_among(session: Session, ids: Iterable[int]) -> set[int]:
     """Which of these sessions are ended and final."""
     return {

@@ -247,3 +247,22 @@ def test_drop__expired_room__nothing_of_it_is_left() -> None:
 def test_add__ended_session_read_after_the_tutors_active_one__the_active_one_stays(book: Book) -> None:
     book.add(SessionKey(3, OTHER_STUDENT, TUTOR), T0 - 1000, active=False)
     assert book.by_tutor[TUTOR] == KEY
+
+
+@pytest.mark.parametrize("number", [{"room": "3"}, {"room": "req_old", "session_id": 3}], ids=["numeric", "named"])
+def test_link__names_a_session_that_is_over__not_the_pairs_next_lesson(book: Book, number: dict[str, Any]) -> None:
+    """a hint … whose number is another session's, is never joined to it"""
+    assert link(said(**number, **BOTH), None, book) is None
+    assert link(said(**number, tutor=TUTOR), None, book) is None
+
+
+def test_link__number_that_is_no_chain_id_yet__addresses_decide(book: Book) -> None:
+    assert rule(link(said(room="99999", **BOTH), None, book)) == (KEY, "addresses")
+
+
+@pytest.mark.parametrize(("dated_s", "expected"), [(-60, None), (5, (KEY, "addresses"))], ids=["before", "during"])
+def test_link__end_that_the_record_dates__joined_only_if_it_is_of_this_lesson(
+    book: Book, dated_s: int, expected: object
+) -> None:
+    late = said(source=Source.RECORD, said_ms=T0 + dated_s * 1000, **BOTH)
+    assert rule(link(late, None, book)) == expected

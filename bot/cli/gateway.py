@@ -1,0 +1,66 @@
+"""`langdao-keeper gateway`: the bundled backend."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from bot.cli.common import json_option, load_settings, run_async
+from bot.errors import Misconfigured
+
+
+@click.command(short_help="Serve the bundled backend.")
+@json_option
+def command(as_json: bool) -> int:
+    """Serve the bundled backend: Socket.IO and the documented endpoints, for the devnet or in place of a backend.
+
+    Listens on GATEWAY_BIND (127.0.0.1:4000). Needs GATEWAY_TOKEN, which the keeper has to be given too: nudges and
+    the record are for those who know it. Session mappings are kept in REDIS_URL, or in memory.
+
+    \b
+    Example:
+      GATEWAY_TOKEN=$(openssl rand -hex 16) langdao-keeper gateway
+    """
+    from bot.ops import logging
+    from bot.settings import state_dir
+
+    settings = load_settings()
+    if settings.gateway_token is None:
+        raise Misconfigured(
+            "GATEWAY_TOKEN is not set: a secret of your choice that the keeper and the bundled backend share, "
+            "e.g. GATEWAY_TOKEN=$(openssl rand -hex 16) in both their environments"
+        )
+    redactor = logging.configure(settings, pretty=False if as_json else None)
+
+    from bot.feeds.webhook import secret_in
+    from bot.web.gateway import GatewayConfig, serve
+
+    secret, _ = secret_in(settings.gateway_secret_file or state_dir() / "gateway-webhook.secret")
+    redactor.add(secret)
+    config = GatewayConfig(
+        bind=settings.gateway_bind,
+        token=settings.gateway_token.get_secret_value(),
+        hook_secret=secret,
+        redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+        # Coalesced more coarsely than that, a living room would look silent to a keeper with a short time-out.
+        heartbeat_every_s=min(5.0, settings.heartbeat_timeout_s / 4),
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        heartbeat_series=settings.heartbeat_arm_count,
+    )
+    run_async(_until_told_to_stop(serve(config)))
+    return 0
+
+
+async def _until_told_to_stop(serving: Coroutine[Any, Any, None]) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    import asyncio
+    import signal
+
+    task = asyncio.ensure_future(serving)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

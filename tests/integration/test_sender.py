@@ -1,0 +1,621 @@
+"""The sender's promises, on a real node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlmodel import select
+
+from bot.chain import codec
+from bot.chain.fees import GWEI, Caps
+from bot.chain.langdao import LangDAO
+from bot.chain.rpc import Rpc
+from bot.chain.sender import Sender, SenderConfig, ended_in
+from bot.chain.signer import KeySigner
+from bot.domain.facts import SessionKey
+from bot.store import schema
+from bot.store.db import Database, Writer
+from bot.store.tables import TxRow
+from tests.support.anvil import ENGLISH, World, calldata, langdao
+from tests.support.servers import serving, until
+
+OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # Anvil's first account
+HIGH_FEE = 40 * GWEI
+
+
+@dataclass
+class Recorded:
+    """Answers and remembers what the sender asks and tells."""
+
+    due: bool = True
+    waits: bool = True
+    reports: list[tuple[SessionKey, int, str, str | None]] = field(default_factory=list)
+    alerts: list[str] = field(default_factory=list)
+    payers: list[str] = field(default_factory=list)
+    block_reports: bool = False
+
+    def still_due(self, key: SessionKey) -> bool:
+        return self.due
+
+    def may_pay_wait(self, key: SessionKey) -> bool:
+        return self.waits
+
+    async def paying(self, key: SessionKey, payer: str) -> None:
+        self.payers.append(payer)
+        self.waits = False
+
+    async def report(
+        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
+    ) -> None:
+        if self.block_reports:
+            await asyncio.Event().wait()
+        self.reports.append((key, action_id, outcome, reason))
+
+    async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
+        self.alerts.append(name)
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [outcome for _, _, outcome, _ in self.reports]
+
+
+class Proxy:
+    """Passes JSON-RPC on; `watch` may look at each call first, or fail it, and may hold the answer back."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = upstream
+        self.before: Callable[[str, list[Any]], Awaitable[None]] | None = None
+        self.after: Callable[[str, list[Any]], Awaitable[None]] | None = None
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        said = json.loads(body)
+        calls = [(one["method"], one["params"]) for one in (said if isinstance(said, list) else [said])]
+        for call in calls:
+            if self.before is not None:
+                await self.before(*call)
+        async with aiohttp.ClientSession() as http, http.post(self.upstream, json=said) as answer:
+            content = await answer.read()
+        for call in calls:
+            if self.after is not None:
+                await self.after(*call)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+class Bench:
+    """A sender on a database of its own, that can be killed and made anew."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.born = world.node.number()
+        self.path = folder / "keeper.db"
+        self.database = Database(f"sqlite:///{self.path}")
+        schema.upgrade(self.database)
+        self.writer = Writer(self.database)
+        self.hooks = Recorded()
+        self.config: dict[str, Any] = {}
+        self.url = world.node.url
+        self._rpcs: list[Rpc] = []
+        self._task: asyncio.Task[None] | None = None
+        self._actions = itertools.count(1)
+        self.boot()
+
+    def boot(self) -> None:
+        """A new process."""
+        config = {
+            "chain_id": 31337,
+            "gas_limit": 300_000,
+            "confirmations": 2,
+            "replace_after_blocks": 3,
+            "max_in_flight": 64,
+            "caps": Caps.of(100, 5),
+            "min_balance_wei": 10**16,
+            "daily_budget_wei": 2 * 10**17,
+        } | self.config
+        rpc = Rpc([self.url], timeout_s=5)
+        self._rpcs.append(rpc)
+        contract = LangDAO(rpc, self.world.contract)
+        clock = lambda: time.time_ns() // 1_000_000  # noqa: E731
+        signer = KeySigner(OWNER_KEY)
+        self.sender = Sender(rpc, self.writer, contract, signer, SenderConfig(**config), self.hooks, clock)
+        self._task = asyncio.create_task(self.sender.run())
+
+    async def kill(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def restart(self) -> None:
+        await self.kill()
+        self.url = self.world.node.url
+        self.boot()
+
+    async def close(self) -> None:
+        await self.kill()
+        for rpc in self._rpcs:
+            await rpc.close()
+        self.writer.close()
+        self.database.dispose()
+
+    def settle(self, key: SessionKey) -> int:
+        action = next(self._actions)
+        self.sender.settle(action, key)
+        return action
+
+    def look(self) -> None:
+        """Tells the sender the node's head."""
+        head = self.world.node.header()
+        self.sender.head(int(head["number"], 16), head["hash"])
+
+    async def until(self, condition: Callable[[], Any], *, mine: bool = False) -> Any:
+        """Tells heads until something holds; with `mine` there is a new one each time."""
+
+        def look() -> Any:
+            if mine:
+                self.world.node.mine()
+            self.look()
+            return condition()
+
+        assert self._task is not None
+        value = await until(look, every_s=0.05)
+        assert not self._task.done(), "the sender died"
+        return value
+
+    async def outcome(self, number: int = 1, *, mine: bool = True) -> str:
+        await self.until(lambda: len(self.hooks.reports) >= number, mine=mine)
+        return self.hooks.outcomes[number - 1]
+
+    def txs(self) -> list[TxRow]:
+        with self.database.read() as session:
+            return [row.model_copy() for row in session.exec(select(TxRow).order_by(TxRow.stored_ms))]  # type: ignore[arg-type]
+
+    # The chain
+
+    def lesson(self, student: int = 0, tutor: int = 0) -> SessionKey:
+        self.world.start(student, tutor)
+        return SessionKey(self.world.counter(), self.world.students[student], self.world.tutors[tutor])
+
+    def ended(self) -> list[int]:
+        """The ids of all SessionEnded, by the receipts of the blocks: Anvil's logs remember what was taken back."""
+        receipts = [
+            receipt
+            for number in range(self.born, self.world.node.number() + 1)
+            for receipt in self.world.node.rpc("eth_getBlockReceipts", hex(number))
+        ]
+        return [number for receipt in receipts for number in ended_in(receipt, self.world.contract)]
+
+    def nonce(self, tag: str = "latest") -> int:
+        return int(self.world.node.rpc("eth_getTransactionCount", self.world.owner, tag), 16)
+
+    def pay(self, sender: str, signature: str, *values: Any, fee: int = HIGH_FEE) -> str:
+        """A transaction of somebody else who bids this much."""
+        request = {"from": sender, "to": self.world.contract, "data": calldata(signature, *values), "gas": hex(500_000)}
+        return self.world.node.rpc(
+            "eth_sendTransaction", request | {"maxFeePerGas": hex(fee), "maxPriorityFeePerGas": hex(fee // 2)}
+        )
+
+    def mining(self, on: bool) -> None:
+        self.world.node.rpc("evm_setAutomine", on)
+
+    def mine_dear(self, base_fee: int = 15 * GWEI, blocks: int = 1) -> None:
+        """Blocks in which only those are mined who bid more than this."""
+        for _ in range(blocks):
+            self.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(base_fee))
+            self.world.node.mine()
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[World]:
+    with langdao("--order", "fees") as world:
+        yield world
+
+
+@pytest.fixture
+async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
+    snapshot = chain.node.snapshot()
+    chain.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # Anvil doesn't take its next fee back with the chain
+    chain.node.mine()
+    bench = Bench(chain, tmp_path)
+    yield bench
+    await bench.close()
+    chain.node.rpc("evm_setAutomine", True)
+    chain.node.back_to(snapshot)
+
+
+@contextlib.asynccontextmanager
+async def proxied(bench: Bench) -> AsyncIterator[Proxy]:
+    """The sender speaks to the node through a proxy of the test's."""
+    proxy = Proxy(bench.world.node.url)
+    async with serving(proxy) as url:
+        await bench.kill()
+        bench.url = url
+        bench.boot()
+        yield proxy
+
+
+# What it does --------------------------------------------------------------------------------------------------------
+
+
+async def test_settle__session_active__ended_and_proven(bench: Bench) -> None:
+    """It never reports an end that `SessionEnded` with the expected id, in the receipt, doesn't prove."""
+    key = bench.lesson()
+    action = bench.settle(key)
+    assert await bench.outcome() == "settled"
+    assert bench.hooks.reports == [(key, action, "settled", None)]
+    assert bench.ended() == [key.session_id]
+    await bench.until(lambda: bench.txs()[0].state == "done", mine=True)
+    assert not bench.sender.busy
+    assert int(bench.txs()[0].gas_cost or 0) > 0
+
+
+async def test_settle__several_sessions_at_once__each_ended_once(bench: Bench) -> None:
+    keys = [bench.lesson(n, n) for n in range(3)]
+    bench.mining(False)
+    for key in keys:
+        bench.settle(key)
+    await bench.until(lambda: len(bench.txs()) == 3)
+    await bench.outcome(3)
+    assert sorted(bench.ended()) == [key.session_id for key in keys]
+    assert len({row.nonce for row in bench.txs()}) == 3
+
+
+async def test_settle__broadcast__was_stored_signed_before(bench: Bench) -> None:
+    """Every transaction was stored, signed, durably, before its first byte left."""
+    key = bench.lesson()
+    seen: list[bool] = []
+
+    async def look(method: str, params: list[Any]) -> None:
+        if method == "eth_sendRawTransaction":
+            rows = bench.txs()
+            seen.append([row.raw for row in rows] == [params[0]] and rows[0].session_key == str(key))
+
+    async with proxied(bench) as proxy:
+        proxy.before = look
+        bench.settle(key)
+        assert await bench.outcome() == "settled"
+    assert seen == [True]
+
+
+async def test_settle__session_is_over__nothing_is_sent(bench: Bench) -> None:
+    key = bench.lesson()
+    bench.world.end()
+    bench.settle(key)
+    assert await bench.outcome() == "over"
+    assert bench.txs() == []
+
+
+async def test_settle__tutor_is_in_the_next_lesson__nothing_is_sent(bench: Bench) -> None:
+    """A late `endSession(tutor)` ends the tutor's *next* session and charges another student."""
+    key = bench.lesson(0)
+    bench.world.end()
+    bench.lesson(1)
+    bench.settle(key)
+    assert await bench.outcome() == "over"
+    assert (bench.txs(), bench.ended()) == ([], [key.session_id])
+
+
+async def test_settle__no_longer_due__withdrawn(bench: Bench) -> None:
+    key = bench.lesson()
+    bench.hooks.due = False
+    bench.settle(key)
+    assert await bench.outcome() == "withdrawn"
+    assert bench.txs() == []
+
+
+async def test_settle__token_paused__failed_without_a_transaction(bench: Bench) -> None:
+    """A paused or frozen token makes every end revert, with empty data. Retrying hot drains the key."""
+    key = bench.lesson()
+    bench.world.do(bench.world.owner, "pause()", to=bench.world.token)
+    bench.settle(key)
+    assert await bench.outcome() == "failed"
+    assert "paused or frozen" in str(bench.hooks.reports[0][3])
+    assert bench.txs() == []
+
+
+async def test_settle__one_poisoned_among_others__the_others_are_ended(bench: Bench) -> None:
+    keys = [bench.lesson(n, n) for n in range(2)]
+    bench.world.do(bench.world.owner, "freeze(address)", bench.world.tutors[0], to=bench.world.token)
+    for key in keys:
+        bench.settle(key)
+    await bench.outcome(2)
+    assert {(key, outcome) for key, _, outcome, _ in bench.hooks.reports} == {(keys[0], "failed"), (keys[1], "settled")}
+
+
+async def test_settle__participants_end_is_in_the_pool__waits(bench: Bench) -> None:
+    """a participant is paying: an `endSession` of theirs that the node knows"""
+    key = bench.lesson()
+    bench.mining(False)
+    bench.pay(key.student, "endSession(address)", key.tutor)
+    bench.settle(key)
+    assert await bench.outcome(mine=False) == "waiting"
+    assert bench.hooks.payers == [key.student]
+    assert bench.txs() == []
+
+
+# Caps and budget -----------------------------------------------------------------------------------------------------
+
+
+async def test_settle__balance_below_the_floor__refused_with_one_alert(bench: Bench) -> None:
+    key = bench.lesson()
+    bench.world.node.rpc("anvil_setBalance", bench.world.owner, hex(10**16))
+    for number in (1, 2):
+        bench.settle(key)
+        assert await bench.outcome(number) == "refused"
+    assert (bench.hooks.alerts, bench.txs()) == (["alert.balance"], [])
+
+
+async def test_settle__daily_budget_used_up__refused(bench: Bench) -> None:
+    keys = [bench.lesson(n, n) for n in range(2)]
+    bench.config = {"daily_budget_wei": 1}
+    await bench.restart()
+    bench.settle(keys[0])
+    assert await bench.outcome() == "settled"
+    bench.settle(keys[1])
+    assert await bench.outcome(2) == "refused"
+    assert bench.hooks.alerts == ["alert.gas-budget"]
+
+
+async def test_settle__fee_above_every_cap__bids_the_cap_and_waits(bench: Bench) -> None:
+    """It never pays more than its caps."""
+    key = bench.lesson()
+    bench.mining(False)
+    bench.mine_dear(500 * GWEI)
+    bench.settle(key)
+    await bench.until(lambda: bench.txs())
+    for _ in range(8):
+        bench.mine_dear(500 * GWEI)
+        bench.look()
+        await asyncio.sleep(0.1)
+    assert {int(row.max_fee) for row in bench.txs()} == {80 * GWEI}
+    assert bench.hooks.alerts == ["alert.fee-cap"]
+    assert bench.hooks.reports == []
+
+
+async def test_settle__not_mined_for_some_blocks__replaced_at_its_nonce_by_an_eighth_more(bench: Bench) -> None:
+    key = bench.lesson()
+    bench.mining(False)
+    bench.settle(key)
+    await bench.until(lambda: bench.txs())
+    first = bench.txs()[0]
+    bench.mine_dear(blocks=3)
+    await bench.until(lambda: len(bench.txs()) == 2)
+    second = bench.txs()[1]
+    assert second.nonce == first.nonce
+    assert int(second.max_fee) * 8 >= int(first.max_fee) * 9
+    assert await bench.outcome() == "settled"
+    await bench.until(lambda: {row.state for row in bench.txs()} == {"replaced", "done"}, mine=True)
+    assert (bench.ended(), bench.nonce()) == ([key.session_id], first.nonce + 1)
+
+
+# The tutor's slot changes --------------------------------------------------------------------------------------------
+
+
+async def unmined(bench: Bench, student: int = 0) -> SessionKey:
+    """A settlement that is broadcast and not mined, as its fee became too low."""
+    key = bench.lesson(student)
+    bench.mining(False)
+    bench.settle(key)
+    await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+    return key
+
+
+async def test_unmined__tutor_in_the_next_lesson__retracted_at_its_nonce(bench: Bench) -> None:
+    """as soon as its session is no longer the active one it is *retracted* (its nonce used for nothing)"""
+    key = await unmined(bench)
+    tutor, following = bench.world.tutors[0], bench.world.students[1]
+    bench.pay(key.student, "endSession(address)", tutor)
+    bench.mine_dear()
+    bench.pay(following, "startSession(address,uint8)", tutor, ENGLISH)
+    bench.mine_dear()
+    await bench.until(lambda: len(bench.txs()) == 2)
+    settle, retract = bench.txs()
+    assert (retract.kind, retract.nonce) == ("retract", settle.nonce)
+    assert await bench.outcome() == "retracted"
+    assert bench.ended() == [key.session_id]
+    assert bench.world.is_active(0)
+
+
+async def test_mined__ended_by_the_student_in_the_same_block__failed_not_settled(bench: Bench) -> None:
+    """`status == 1` proves nothing"""
+    key = await unmined(bench)
+    bench.pay(key.student, "endSession(address)", key.tutor)
+    bench.world.node.mine()
+    assert await bench.outcome() == "failed"
+    assert bench.ended() == [key.session_id]
+
+
+async def test_mined__next_lesson_began_in_the_same_block__alert_wrong_session(bench: Bench) -> None:
+    """In one block in the order [student ends, next student starts, owner ends], all three succeed … what slips through
+    is reported as `alert.wrong-session`."""
+    key = await unmined(bench)
+    bench.pay(key.student, "endSession(address)", key.tutor, fee=3 * HIGH_FEE)
+    bench.pay(bench.world.students[1], "startSession(address,uint8)", key.tutor, ENGLISH, fee=2 * HIGH_FEE)
+    bench.world.node.mine()
+    assert await bench.outcome() == "over"
+    assert bench.hooks.alerts == ["alert.wrong-session"]
+    assert bench.ended() == [key.session_id, key.session_id + 1]
+
+
+async def test_mined__taken_back_by_a_reorg_of_the_same_height__same_nonce_again(bench: Bench) -> None:
+    """Until a nonce is finally used, its session is signed again only at that same nonce, also after … a reorg."""
+    key = bench.lesson()
+    before = bench.world.node.snapshot()
+    bench.settle(key)
+    assert await bench.outcome(mine=False) == "settled"
+    bench.world.node.back_to(before)
+    bench.world.node.mine()
+    bench.settle(key)  # the reconciler sees the session active again
+    await bench.until(lambda: bench.ended() == [key.session_id])
+    await bench.until(lambda: len(bench.hooks.reports) == 2, mine=True)
+    assert {row.nonce for row in bench.txs()} == {bench.txs()[0].nonce}
+    assert bench.nonce() == bench.txs()[0].nonce + 1
+
+
+# Somebody else uses the key ------------------------------------------------------------------------------------------
+
+
+async def test_unmined__nonce_used_by_a_foreign_transaction__lost_and_named(bench: Bench) -> None:
+    """A nonce used by a hash that isn't ours names another user of the key."""
+    key = await unmined(bench)
+    bench.world.node.rpc("anvil_dropTransaction", bench.txs()[0].hash)
+    nonce = bench.txs()[0].nonce
+    request = {"from": bench.world.owner, "to": bench.world.owner, "nonce": hex(nonce), "gas": hex(21_000)}
+    bench.world.node.rpc("eth_sendTransaction", request | {"maxFeePerGas": hex(HIGH_FEE)})
+    assert await bench.outcome() == "lost"
+    assert bench.hooks.alerts == ["alert.foreign-nonce"]
+    bench.mining(True)
+    bench.settle(key)
+    assert await bench.outcome(2) == "settled"
+    assert bench.ended() == [key.session_id]
+
+
+async def test_settle__foreign_transaction_pending__signed_above_it(bench: Bench) -> None:
+    """Never signs at a nonce where a foreign transaction is known pending"""
+    key = bench.lesson()
+    bench.mining(False)
+    nonce = bench.nonce()
+    bench.world.node.rpc(
+        "eth_sendTransaction", {"from": bench.world.owner, "to": bench.world.owner, "gas": hex(21_000)}
+    )
+    bench.settle(key)
+    await bench.until(lambda: bench.txs())
+    assert bench.txs()[0].nonce == nonce + 1
+    assert await bench.outcome() == "settled"
+
+
+# Crash windows -------------------------------------------------------------------------------------------------------
+
+
+async def crashed(bench: Bench, window: str) -> SessionKey:
+    """Dies in this window; the session is `key`."""
+    key = bench.lesson()
+    reached = asyncio.Event()
+
+    async def stop(method: str, params: list[Any]) -> None:
+        if method == "eth_sendRawTransaction":
+            reached.set()
+            await asyncio.Event().wait()
+
+    if window == "W1":
+        return key  # the action is open in the database; nothing else has happened
+    if window in ("W2", "W3"):
+        async with proxied(bench) as proxy:
+            setattr(proxy, "before" if window == "W2" else "after", stop)
+            bench.settle(key)
+            await bench.until(reached.is_set)
+            await bench.kill()
+        return key
+    bench.hooks.block_reports = window == "W5"
+    bench.mining(window == "W5")
+    bench.settle(key)
+    state = "mined" if window == "W5" else "sent"
+    await bench.until(lambda: [row for row in bench.txs() if row.state == state])
+    await bench.kill()
+    bench.hooks.block_reports = False
+    return key
+
+
+WINDOWS = ("W1", "W2", "W3", "W4", "W5")
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+async def test_crash__restarted_at_once__ended_exactly_once(bench: Bench, window: str) -> None:
+    """After a crash each stored, unmined transaction is accounted for before anything new is signed."""
+    key = await crashed(bench, window)
+    nonce = bench.nonce()
+    await bench.restart()
+    bench.settle(key)  # the action is still open
+    await bench.outcome()
+    bench.mining(True)
+    await bench.until(lambda: not bench.sender.busy, mine=True)
+    assert bench.ended() == [key.session_id]
+    assert len(bench.txs()) == 1
+    assert bench.nonce() == (nonce if window in ("W3", "W5") else nonce + 1)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+async def test_crash__restarted_when_the_tutor_is_in_the_next_lesson__that_one_is_untouched(
+    bench: Bench, window: str
+) -> None:
+    """said again only if its session still holds at the newest block; else retracted at its own nonce"""
+    key = await crashed(bench, window)
+    bench.mining(False)
+    tutor, following = bench.world.tutors[0], bench.world.students[1]
+    if bench.world.is_active(0):
+        bench.pay(key.student, "endSession(address)", tutor)
+        bench.mine_dear()
+    bench.pay(following, "startSession(address,uint8)", tutor, ENGLISH)
+    bench.mine_dear()
+    await bench.restart()
+    bench.settle(key)
+    await bench.outcome()
+    bench.mining(True)
+    await bench.until(lambda: not bench.sender.busy, mine=True)
+    assert bench.ended() == [key.session_id]
+    assert bench.world.is_active(0)
+    kinds = [row.kind for row in bench.txs()]
+    assert kinds == {"W1": [], "W2": ["settle", "retract"], "W4": ["settle", "retract"]}.get(window, ["settle"])
+
+
+async def test_send__node_answers_with_an_error_though_it_took_it__perhaps_accepted(bench: Bench) -> None:
+    """An unknown send error means "perhaps accepted": look it up by hash and nonce."""
+    key = bench.lesson()
+
+    async def fail(method: str, params: list[Any]) -> None:
+        if method == "eth_sendRawTransaction":
+            raise ConnectionError("the answer is lost")
+
+    async with proxied(bench) as proxy:
+        proxy.after = fail
+        bench.settle(key)
+        assert await bench.outcome() == "settled"
+    assert len(bench.txs()) == 1
+
+
+async def test_run__node_away_for_a_while__goes_on_afterwards(bench: Bench) -> None:
+    key = bench.lesson()
+    away = True
+
+    async def fail(method: str, params: list[Any]) -> None:
+        if away:
+            raise ConnectionError("away")
+
+    async with proxied(bench) as proxy:
+        proxy.before = fail
+        bench.settle(key)
+        bench.look()
+        await asyncio.sleep(0.3)
+        away = False
+        assert await bench.outcome() == "settled"
+
+
+# Proof ---------------------------------------------------------------------------------------------------------------
+
+
+def test_ended_in__status_one_without_the_event__proves_nothing() -> None:
+    """Only `SessionEnded` with the expected id proves an end."""
+    contract = "0x" + "11" * 20
+    topics = [codec.SESSION_ENDED, "0x" + f"{7:064x}", "0x" + "00" * 12 + "22" * 20]
+    entry = {"address": contract, "topics": topics, "data": "0x" + f"{5:064x}" * 2}
+    assert ended_in({"status": "0x1", "logs": [entry]}, contract) == [7]
+    assert ended_in({"status": "0x1", "logs": []}, contract) == []
+    assert ended_in({"status": "0x0", "logs": [entry]}, contract) == []
+    assert ended_in({"status": "0x1", "logs": [entry | {"address": "0x" + "33" * 20}]}, contract) == []

@@ -1,0 +1,126 @@
+"""The log, and the promise that no secret leaves by it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from bot.ops import logging as keeper_logging
+from bot.ops.logging import Redactor, configure
+from bot.settings import Settings
+
+KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+RPC = "https://user:hunter22@rpc.example.org/v3/0123456789abcdef0123?apikey=zyxwvu"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    return Settings(rpc_url=RPC, backend_private_key=KEY, gateway_token="token-of-the-gateway")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def out(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """A stream to log to; logging is as it was afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    monkeypatch.setattr(keeper_logging, "redactor", Redactor())
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(out: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_configure__no_terminal__one_json_object_a_line(out: io.StringIO) -> None:
+    configure(stream=out)
+    structlog.get_logger("keeper").info("session.linked", session=5, room="req_qn8g")
+    [line] = lines(out)
+    assert list(line)[:4] == ["at", "level", "event", "logger"]
+    assert (line["event"], line["session"], line["room"]) == ("session.linked", 5, "req_qn8g")
+
+
+def test_configure__pretty__text_with_the_values(out: io.StringIO) -> None:
+    configure(stream=out, pretty=True)
+    structlog.get_logger("keeper").info("session.linked", session=5)
+    assert "session.linked" in out.getvalue()
+    assert not out.getvalue().startswith("{")
+
+
+def test_configure__library_logs__same_way_and_quieter(out: io.StringIO) -> None:
+    configure(stream=out)
+    logging.getLogger("uvicorn.error").info("started")
+    logging.getLogger("apscheduler.executors").warning("packet %s", "lost")
+    logging.getLogger("aiohttp.access").error("GET /hook/secret")
+    assert [line["event"] for line in lines(out)] == ["packet lost"]
+
+
+def test_configure__called_twice__says_everything_once(out: io.StringIO) -> None:
+    configure(stream=out)
+    configure(stream=out)
+    structlog.get_logger("keeper").warning("once")
+    assert len(lines(out)) == 1
+
+
+def test_configure__level_of_the_settings__less_severe_events_are_silent(out: io.StringIO, settings: Settings) -> None:
+    configure(settings.model_copy(update={"log_level": "warning"}), stream=out)
+    structlog.get_logger("keeper").info("quiet")
+    structlog.get_logger("keeper").warning("loud")
+    assert [line["event"] for line in lines(out)] == ["loud"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [KEY, "0x" + KEY, KEY.upper(), RPC, "hunter22", "0123456789abcdef0123", "apikey=zyxwvu", "token-of-the-gateway"],
+)
+def test_redact__secret_in_a_value__is_taken_out(out: io.StringIO, settings: Settings, said: str) -> None:
+    configure(settings, stream=out)
+    structlog.get_logger("keeper").error("failed", error=f"while asking {said}: refused")
+    text = out.getvalue()
+    for secret in (KEY, "hunter22", "0123456789abcdef0123", "zyxwvu", "token-of-the-gateway"):
+        assert secret not in text.lower()
+
+
+def test_redact__url_of_the_settings__scheme_and_host_stay(out: io.StringIO, settings: Settings) -> None:
+    configure(settings, stream=out)
+    structlog.get_logger("keeper").error("failed", url=RPC)
+    assert lines(out)[0]["url"] == "https://rpc.example.org"
+
+
+def test_redact__secret_in_an_exception__is_taken_out(out: io.StringIO, settings: Settings) -> None:
+    configure(settings, stream=out)
+    try:
+        raise ValueError(f"bad key {KEY}")
+    except ValueError:
+        structlog.get_logger("keeper").exception("crashed")
+    assert "ValueError" in out.getvalue()
+    assert KEY not in out.getvalue()
+
+
+def test_redact__secret_made_later__is_taken_out_once_added(out: io.StringIO) -> None:
+    configure(stream=out).add("made-just-now-0123")
+    structlog.get_logger("keeper").info("webhook.secret-made", path="/hook/made-just-now-0123")
+    assert "made-just-now" not in out.getvalue()
+
+
+def test_redact__credentials_nobody_told_it_of__are_taken_out_of_urls() -> None:
+    redact = Redactor()
+    assert redact("redis://:pass@host:6379/0") == "redis://***@host:6379/0"
+    assert redact("POST /hook/AbCdEfGhIjKlMnOp failed") == "POST /hook/*** failed"
+
+
+def test_redact__ordinary_line__stays_as_it_is(settings: Settings) -> None:
+    redact = Redactor()
+    redact.add_settings(settings)
+    line = "tx 0x41c6a6e76c9adf64e850f87957d24457f747766d44b9c98b1d86d7f1ea2ed3d6 of session 5 at http://127.0.0.1:8545"
+    assert redact(line) == line
