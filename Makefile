@@ -18,6 +18,7 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 VENV_STAMP := .make/venv.stamp
 PROJECT_STAMP := .make/project.stamp
 NODE_STAMP := .make/node.stamp
+ANVIL_STAMP := .make/anvil.stamp
 
 ##@ Start here
 .PHONY: help
@@ -25,7 +26,7 @@ help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(PROJECT_STAMP) $(NODE_STAMP) ## install everything into .venv and node_modules of this checkout
+setup: $(PROJECT_STAMP) $(ANVIL_STAMP) ## install everything into .venv and node_modules of this checkout
 
 .PHONY: devnet
 devnet: setup ## a local chain, backend, keeper and participants, running until Ctrl-C
@@ -104,3 +105,8 @@ $(NODE_STAMP): package-lock.json package.json .npmrc
 	@[ -x node_modules/.bin/anvil ] || command -v anvil >/dev/null \
 		|| { echo "setup: no anvil for $$(uname -sm) in the lock. Install Foundry's anvil and put it on PATH." >&2; exit 1; }
 	@mkdir -p $(@D) && touch $@
+
+# An activated .venv has anvil on PATH, as it has vyper.
+$(ANVIL_STAMP): $(VENV_STAMP) $(NODE_STAMP)
+	@[ ! -x node_modules/.bin/anvil ] || ln -sf ../../node_modules/.bin/anvil .venv/bin/anvil
+	@touch $@
