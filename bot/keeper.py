@@ -16,16 +16,16 @@ import asyncio
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from bot.domain.facts import Kind, SessionKey
+from bot.domain.facts import Hint
 from bot.domain.feeds import SOCKET, WEBHOOK
 from bot.errors import Misconfigured, TryAgain
 from bot.ground import Ground, opened
+from bot.hooks import ChainHooks, EffectHooks, FeedHooks, Messages, SenderHooks, SocketChannel
 from bot.settings import Settings, webhook_secret_file
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
     from bot.chain.balances import Balances
     from bot.chain.details import Details
-    from bot.chain.follower import Change, Head
     from bot.chain.sender import Sender
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
-    from bot.nudges.message import Message
     from bot.nudges.nudger import Nudger
 
 log = structlog.get_logger("keeper")
@@ -97,15 +95,12 @@ class Keeper:
         self._ground = ground
         self._listen = listen
         self._stop = asyncio.Event()
-        self._violation_told = False
-        self._skews: deque[int] = deque(maxlen=32)
-        self._events: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
-        self.outcomes: asyncio.Queue[tuple[SessionKey, dict[str, Any]]] = asyncio.Queue()
         self.alerts = Alerts(ground.writer, _secret(settings.apprise_urls), clock_ms)
+        self.effects = EffectHooks(self.alerts)
         self.reconciler = Reconciler(
             ground.writer,
             settings.policy(),
-            self,
+            self.effects,
             webhook_silence_ms=round(settings.feed_silence_s * 1000),
             max_attempts=settings.max_attempts,
             clock_ms=clock_ms,
@@ -116,8 +111,11 @@ class Keeper:
             ground.identity,
             poll_interval_s=settings.poll_interval_s,
             confirmations=settings.confirmations,
-            on_change=self._changed,
+            on_change=lambda change: self.chain_hooks.changed(change),
         )
+        self.chain_hooks = ChainHooks(self.follower, self.reconciler, self.alerts)
+        self.feed_hooks = FeedHooks(self.reconciler, self._record)
+        self.sender_hooks = SenderHooks(self.reconciler, self.alerts)
         self.langdao = LangDAO(ground.rpc, ground.identity.contract)
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
         self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
@@ -147,7 +145,7 @@ class Keeper:
                 found.update(outcome="over", reason="no such session is active at the newest block", tx_hash=None)
                 return
             while True:
-                told, outcome = await self.outcomes.get()
+                told, outcome = await self.sender_hooks.outcomes.get()
                 if told == key and outcome["outcome"] != "waiting":
                     found.update(outcome)
                     return
@@ -198,7 +196,7 @@ class Keeper:
         await self.reconciler.load(await self._ground.writer(last_seen_s))
         if self.balances is not None:
             self.balances.ask({live.session.key.student for live in self.reconciler.active()})
-        self._tell_sender()
+        self.chain_hooks.tell_sender()
         if self._listen:
             await self._make_feeds()
 
@@ -208,10 +206,10 @@ class Keeper:
         parts: dict[str, Coroutine[Any, Any, None]] = {
             "reconciler": self.reconciler.run(),
             "follower": self.follower.run(),
-            "events": self._take_events(),
+            "events": self.feed_hooks.run(),
             "deadlines": keep_deadlines(self.reconciler, clock_ms),
             "pulse": _every(PULSE_EVERY_S, self.reconciler.pulse),
-            "finality": _every(STATUS_EVERY_S, self._watch_finality),
+            "finality": _every(STATUS_EVERY_S, self.chain_hooks.watch_finality),
             "housekeeping": _every(HOUSEKEEPING_EVERY_S, self.reconciler.forget_final),
         }
         for name, part in (
@@ -264,8 +262,10 @@ class Keeper:
             min_balance_wei=round(settings.min_balance_eth * 10**18),
             daily_budget_wei=round(settings.daily_gas_budget_eth * 10**18),
         )
-        hooks = _SenderHooks(self)
-        self.sender = Sender(self._ground.rpc, self._ground.writer, self.langdao, signer, config, hooks, clock_ms)
+        self.sender = Sender(
+            self._ground.rpc, self._ground.writer, self.langdao, signer, config, self.sender_hooks, clock_ms
+        )
+        self.effects.sender = self.chain_hooks.sender = self.sender
 
     def _make_chain_readers(self, owner: str, token: str) -> None:
         from bot.chain.balances import Balances
@@ -280,13 +280,15 @@ class Keeper:
             on_session=self.reconciler.session_known,
         )
         self.balances = Balances(self.langdao, token, self.reconciler.set_balance)
+        self.chain_hooks.details, self.chain_hooks.balances = self.details, self.balances
 
     def _make_nudger(self) -> None:
         from bot.nudges.nudger import Nudger
 
-        self.nudger = Nudger(
-            _SocketChannel(self) if self.reconciler.conditions.reachable else None,
-            self._message,
+        messages = Messages(self.reconciler, clock_ms)
+        self.nudger = self.effects.nudger = Nudger(
+            SocketChannel(lambda: self.socket) if self.reconciler.conditions.reachable else None,
+            messages.compose,
             self.reconciler.outcome,
             window_ms=self.reconciler.policy.nudge_window_ms,
             clock_ms=clock_ms,
@@ -303,7 +305,7 @@ class Keeper:
                 settings.socket_url.get_secret_value(),
                 take,
                 token=_secret(settings.gateway_token),
-                on_state=self._socket_state,
+                on_state=self.feed_hooks.socket_state,
                 clock_ms=clock_ms,
                 can_return=await self._ground.writer(records.heard_returns),
             )
@@ -336,7 +338,7 @@ class Keeper:
             secret=secret,
             open_to_all=self._settings.webhook_open,
             clock_ms=clock_ms,
-            on_post=self._posted,
+            on_post=self.feed_hooks.posted,
         )
         bind = self._settings.http_bind
         await serve(keeper_app(routes), bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
@@ -344,107 +346,16 @@ class Keeper:
     def _reaches_participants(self) -> bool:
         return self._settings.socket_url is not None and self._settings.gateway_token is not None
 
-    # Effects of decisions (bot.reconciler.Effects) -------------------------------------------------------------------
+    # Reporting -------------------------------------------------------------------------------------------------------
 
-    def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
-        if self.nudger is not None:
-            self.nudger.nudge(action_id, key, payload, created_ms)
-
-    def settle(self, action_id: int, key: SessionKey) -> None:
-        if self.sender is not None:
-            self.sender.settle(action_id, key)
-
-    def alert(self, name: str, text: str, key: SessionKey | None, alert_id: int) -> None:
-        self.alerts.send(name, text, key, alert_id)
-
-    # What comes in from the parts ------------------------------------------------------------------------------------
-
-    async def _changed(self, change: Change) -> None:
-        """The follower committed something."""
-        self._violation_told = False
-        if change.live:
-            self._measure_skew(change.head)
-        if self.details is not None and (change.started or change.ended or change.retracted):
-            self.details.wake()
-        await self.reconciler.chain_changed(started=change.started, ended=change.ended, retracted=change.retracted)
-        if self.balances is not None:
-            students = {key.student for key in (*change.started, *change.ended, *change.retracted)} | set(change.funds)
-            watched = {live.session.key.student for live in self.reconciler.active()}
-            self.balances.ask(students & watched)
-        self._tell_sender()
-
-    def _tell_sender(self) -> None:
-        head = self.follower.head
-        if self.sender is not None and head is not None and self.follower.at_head.is_set():
-            self.sender.head(head.number, head.hash)
-
-    def _measure_skew(self, head: Head) -> None:
-        """Chain time minus ours, by the head that came with the least delay of the last few."""
-        if head.received_ms - head.timestamp_s * 1000 < 600_000:
-            self._skews.append(head.timestamp_s * 1000 - head.received_ms)
-            self.reconciler.conditions.skew_ms = max(self._skews)
-
-    def _socket_state(self, up: bool) -> None:
-        self._events.put_nowait(self._socket_changed(up))
-
-    async def _socket_changed(self, up: bool) -> None:
-        await self.reconciler.socket_feed(up)
-        if up and self._reaches_participants():
-            await self._read_record()
-
-    async def _watch_finality(self) -> None:
-        """A chain that takes back what was final is no ground to sign on; somebody has to look."""
-        if self.follower.violated and not self._violation_told:
-            self._violation_told = True
-            text = (
-                "The node took back blocks that it had called final: nothing is indexed or signed until it follows the "
-                "recorded chain again. Compare it with another node; RPC_URL may name several"
-            )
-            await self.alerts.raise_alert("alert.finality", text)
-
-    async def _read_record(self) -> None:
+    async def _record(self) -> Iterable[Hint]:
         """What the backend noted while nobody listened; there is no replay on the socket."""
         from bot.feeds.record import read_record
 
         url, token = _secret(self._settings.socket_url), _secret(self._settings.gateway_token)
         if url is None or token is None:
-            return
-        try:
-            for hint in await read_record(url, token, clock_ms=clock_ms):
-                self.reconciler.take(hint)
-        except TryAgain as error:
-            log.warning("record.unread", reason=str(error))
-
-    def _posted(self) -> None:
-        self._events.put_nowait(self.reconciler.posted())
-
-    async def _take_events(self) -> None:
-        """Works off what the feeds told by plain calls, in their order. A failure stops the daemon, as any part's."""
-        while True:
-            await (await self._events.get())
-
-    def _message(self, key: SessionKey, action_id: int, payload: dict[str, Any]) -> Message | None:
-        """What a nudge says now; None when its session has ended."""
-        from bot.domain import bill
-        from bot.nudges.message import Message
-
-        live = self.reconciler.about(key)
-        if live is None or live.session.ended:
-            return None
-        rate, now_s = live.session.rate, (clock_ms() + self.reconciler.conditions.skew_ms) // 1000
-        started = live.started_at or now_s
-        return Message(
-            id=f"nudge-{action_id}",
-            key=key,
-            room=self.reconciler.room_of(key),
-            reason=str(payload.get("reason")),
-            ask=bool(payload.get("ask")),
-            elapsed_s=max(0, now_s - started),
-            cost=None if rate is None else bill.cost(rate, started, now_s),
-            per_minute=None if rate is None else rate * 60,
-            due_ms=payload.get("due_ms") if self.reconciler.conditions.hold is None else None,
-            link=None,
-        )
+            return ()
+        return await read_record(url, token, clock_ms=clock_ms)
 
     def _about_me(self) -> dict[str, Any]:
         sender = self.sender
@@ -461,45 +372,6 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await work()
         await asyncio.sleep(seconds)
-
-
-class _SenderHooks:
-    """What the sender asks and tells, given to the reconciler and the alerts."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-
-    def still_due(self, key: SessionKey) -> bool:
-        return self._keeper.reconciler.still_due(key)
-
-    def may_pay_wait(self, key: SessionKey) -> bool:
-        return self._keeper.reconciler.may_pay_wait(key)
-
-    async def paying(self, key: SessionKey, payer: str) -> None:
-        await self._keeper.reconciler.paying(key, payer)
-
-    async def report(
-        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
-    ) -> None:
-        said = {"outcome": outcome, "reason": reason, "tx_hash": tx_hash}
-        await self._keeper.reconciler.outcome(key, Kind.SETTLEMENT, dict(said), action_id)
-        self._keeper.outcomes.put_nowait((key, said))
-
-    async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
-        await self._keeper.alerts.raise_alert(name, text, key)
-
-
-class _SocketChannel:
-    """Nudges go over the socket that the keeper listens on; it is made after the nudger."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-
-    async def nudge(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        if self._keeper.socket is None:
-            raise TryAgain("the backend's socket isn't connected yet")
-        answer: dict[str, Any] = await self._keeper.socket.nudge(message, timeout_s)
-        return answer
 
 
 def _secret(value: SecretStr | None) -> str | None:

@@ -35,7 +35,7 @@ async def keep_deadlines(reconciler: Reconciler, clock_ms: Callable[[], int]) ->
         if job is None or job.next_run_time != at:
             scheduler.add_job(ring, "date", run_date=at, id=JOB, replace_existing=True, misfire_grace_time=None)
 
-    reconciler.on_deadline = reschedule
+    reconciler.when_deadline_moves(reschedule)
     scheduler.start()
     try:
         while True:
@@ -44,5 +44,5 @@ async def keep_deadlines(reconciler: Reconciler, clock_ms: Callable[[], int]) ->
             due.clear()
             await reconciler.tick()
     finally:
-        reconciler.on_deadline = lambda: None
+        reconciler.when_deadline_moves(lambda: None)
         scheduler.shutdown(wait=False)

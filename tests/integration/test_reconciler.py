@@ -95,7 +95,7 @@ class Keeper:
                 await self.reconciler.tick()
 
     async def say(self, *hints: Hint) -> None:
-        await self.reconciler._take(hints)
+        await self.reconciler.take_all(hints)
         if any(hint.source is Source.WEBHOOK for hint in hints):
             await self.reconciler.posted()
 
@@ -275,7 +275,7 @@ async def test_take__room_linked_by_anybodys_word__trusted_words_do_not_follow(k
     """what anybody could have sent makes the keeper look and nudge, never sign"""
     forged = {"student": STUDENT, "tutor": TUTOR}
     await keeper.say(keeper.hint(Kind.READY, Source.OPEN_WEBHOOK, room="req_9", **forged))
-    assert "req_9" in keeper.reconciler._book.rooms_of[KEY]
+    assert "req_9" in keeper.reconciler.memory.book.rooms_of[KEY]
     await keeper.say(keeper.hint(Kind.ENDED, Source.WEBHOOK, room="req_9"))
     assert keeper.session().ended_hint is None
     # The backend says whose room it really is: it leaves, and waits for that session.
@@ -291,8 +291,8 @@ async def test_forget_final__room_that_nobody_began__expires_visibly(keeper: Kee
     await keeper.reconciler.forget_final()
     states = {row.room: row.state for row in keeper.rows(Room)}
     assert states == {"req_1": "linked", "ghost": "expired"}
-    assert "ghost" not in keeper.reconciler._book.rooms
-    assert keeper.reconciler._book.waiting == {}
+    assert "ghost" not in keeper.reconciler.memory.book.rooms
+    assert keeper.reconciler.memory.book.waiting == {}
 
 
 # From hint to settlement ---------------------------------------------------------------------------------------------
@@ -707,12 +707,16 @@ async def test_forget_final__many_lessons_over__memory_is_given_back(keeper: Kee
         await keeper.end(key, 5, final=True)
     keeper.now += 7_300_000
     await keeper.reconciler.forget_final()
-    reconciler, book = keeper.reconciler, keeper.reconciler._book
-    assert set(reconciler._live) == {KEY}
+    reconciler, book = keeper.reconciler, keeper.reconciler.memory.book
+    assert set(reconciler.memory.live) == {KEY}
     assert set(book.rooms) == {"req_1"}
     assert (set(book.by_id), set(book.started_ms), set(book.rooms_of)) == ({1}, {KEY}, {KEY})
-    assert (set(reconciler._by_student), reconciler._beat_sources, reconciler._recent) == ({STUDENT}, {}, {})
-    assert reconciler._webhook_beaters == set()
+    assert (set(reconciler.memory.by_student), reconciler.memory.beat_sources, reconciler._intake._recent) == (
+        {STUDENT},
+        {},
+        {},
+    )
+    assert reconciler.memory.webhook_beaters == set()
     assert len(reconciler.deadlines) == 0
 
 
@@ -722,7 +726,7 @@ async def test_forget_final__many_lessons_over__memory_is_given_back(keeper: Kee
 async def test_keep_deadlines__nothing_else_happens_in_the_loop__ticks_when_due(keeper: Keeper) -> None:
     """APScheduler holds one job, the earliest deadline … no deadline is lost"""
     begin_s = time.monotonic()
-    keeper.reconciler._clock = lambda: T0 + round((time.monotonic() - begin_s) * 1000)
+    keeper.reconciler.memory.clock = lambda: T0 + round((time.monotonic() - begin_s) * 1000)
     ticks: list[float] = []
     tick = keeper.reconciler.tick
 

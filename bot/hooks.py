@@ -1,0 +1,209 @@
+"""How the wired parts reach each other: each class here is one part's way to the rest, and nothing more.
+
+    EffectHooks    decisions → sender, nudger, alerts
+    SenderHooks    sender → reconciler, alerts
+    ChainHooks     follower → reconciler, details, balances, sender; the skew between the chain's clock and ours
+    FeedHooks      feeds → reconciler, in the order in which things were told
+    Messages       what a nudge says now
+    SocketChannel  nudger → the socket that the keeper listens on
+
+Promises: nothing is decided here. What a part that doesn't exist would do is left undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from bot.domain import bill
+from bot.domain.facts import Hint, Kind, SessionKey
+from bot.errors import TryAgain
+from bot.nudges.message import Message
+from bot.ops.alerts import Alerts
+from bot.reconciler import Reconciler
+
+if TYPE_CHECKING:
+    from bot.chain.balances import Balances
+    from bot.chain.details import Details
+    from bot.chain.follower import Change, Follower, Head
+    from bot.chain.sender import Sender
+    from bot.feeds.socket import SocketFeed
+    from bot.nudges.nudger import Nudger
+
+log = structlog.get_logger("keeper")
+
+FAR_BEHIND_MS = 600_000  # a head that came so late says nothing about the clocks
+
+
+class EffectHooks:
+    """Carries decisions out (`bot.reconciler.Effects`). Sender and nudger are given later, or never."""
+
+    def __init__(self, alerts: Alerts) -> None:
+        self._alerts = alerts
+        self.sender: Sender | None = None
+        self.nudger: Nudger | None = None
+
+    def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
+        if self.nudger is not None:
+            self.nudger.nudge(action_id, key, payload, created_ms)
+
+    def settle(self, action_id: int, key: SessionKey) -> None:
+        if self.sender is not None:
+            self.sender.settle(action_id, key)
+
+    def alert(self, name: str, text: str, key: SessionKey | None, alert_id: int) -> None:
+        self._alerts.send(name, text, key, alert_id)
+
+
+class SenderHooks:
+    """What the sender asks and tells (`bot.chain.sender.Hooks`). `outcomes` is for who waits for one settlement."""
+
+    def __init__(self, reconciler: Reconciler, alerts: Alerts) -> None:
+        self._reconciler = reconciler
+        self._alerts = alerts
+        self.outcomes: asyncio.Queue[tuple[SessionKey, dict[str, Any]]] = asyncio.Queue()
+
+    def still_due(self, key: SessionKey) -> bool:
+        return self._reconciler.still_due(key)
+
+    def may_pay_wait(self, key: SessionKey) -> bool:
+        return self._reconciler.may_pay_wait(key)
+
+    async def paying(self, key: SessionKey, payer: str) -> None:
+        await self._reconciler.paying(key, payer)
+
+    async def report(
+        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
+    ) -> None:
+        said = {"outcome": outcome, "reason": reason, "tx_hash": tx_hash}
+        await self._reconciler.outcome(key, Kind.SETTLEMENT, dict(said), action_id)
+        self.outcomes.put_nowait((key, said))
+
+    async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
+        await self._alerts.raise_alert(name, text, key)
+
+
+class ChainHooks:
+    """What the follower committed, for all who need to know. The readers and the sender are given later."""
+
+    def __init__(self, follower: Follower, reconciler: Reconciler, alerts: Alerts) -> None:
+        self._follower = follower
+        self._reconciler = reconciler
+        self._alerts = alerts
+        self._skews: deque[int] = deque(maxlen=32)
+        self._violation_told = False
+        self.details: Details | None = None
+        self.balances: Balances | None = None
+        self.sender: Sender | None = None
+
+    async def changed(self, change: Change) -> None:
+        """The follower committed something."""
+        self._violation_told = False
+        if change.live:
+            self._measure_skew(change.head)
+        if self.details is not None and (change.started or change.ended or change.retracted):
+            self.details.wake()
+        await self._reconciler.chain_changed(started=change.started, ended=change.ended, retracted=change.retracted)
+        if self.balances is not None:
+            students = {key.student for key in (*change.started, *change.ended, *change.retracted)} | set(change.funds)
+            self.balances.ask({student for student in students if self._reconciler.watches(student)})
+        self.tell_sender()
+
+    def tell_sender(self) -> None:
+        """The newest head, once the follower has reached it."""
+        head = self._follower.head
+        if self.sender is not None and head is not None and self._follower.at_head.is_set():
+            self.sender.head(head.number, head.hash)
+
+    async def watch_finality(self) -> None:
+        """A chain that takes back what was final is no ground to sign on; somebody has to look."""
+        if self._follower.violated and not self._violation_told:
+            self._violation_told = True
+            text = (
+                "The node took back blocks that it had called final: nothing is indexed or signed until it follows the "
+                "recorded chain again. Compare it with another node; RPC_URL may name several"
+            )
+            await self._alerts.raise_alert("alert.finality", text)
+
+    def _measure_skew(self, head: Head) -> None:
+        """Chain time minus ours, by the head that came with the least delay of the last few."""
+        if head.received_ms - head.timestamp_s * 1000 < FAR_BEHIND_MS:
+            self._skews.append(head.timestamp_s * 1000 - head.received_ms)
+            self._reconciler.conditions.skew_ms = max(self._skews)
+
+
+class FeedHooks:
+    """What the feeds tell by plain calls, worked off in order. A failure stops the daemon, as any part's."""
+
+    def __init__(self, reconciler: Reconciler, record: Callable[[], Awaitable[Iterable[Hint]]]) -> None:
+        self._reconciler = reconciler
+        self._record = record
+        self._events: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+
+    def socket_state(self, up: bool) -> None:
+        self._events.put_nowait(self._socket_changed(up))
+
+    def posted(self) -> None:
+        self._events.put_nowait(self._reconciler.posted())
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await (await self._events.get())
+
+    async def _socket_changed(self, up: bool) -> None:
+        await self._reconciler.socket_feed(up)
+        if not up:
+            return
+        try:
+            for hint in await self._record():
+                self._reconciler.take(hint)
+        except TryAgain as error:
+            log.warning("record.unread", reason=str(error))
+
+
+class Messages:
+    """What a nudge says now."""
+
+    def __init__(self, reconciler: Reconciler, clock_ms: Callable[[], int]) -> None:
+        self._reconciler = reconciler
+        self._clock = clock_ms
+
+    def compose(self, key: SessionKey, action_id: int, payload: dict[str, Any]) -> Message | None:
+        """None when its session has ended."""
+        live = self._reconciler.about(key)
+        if live is None or live.session.ended:
+            return None
+        conditions = self._reconciler.conditions
+        rate, now_s = live.session.rate, (self._clock() + conditions.skew_ms) // 1000
+        started = live.started_at or now_s
+        return Message(
+            id=f"nudge-{action_id}",
+            key=key,
+            room=self._reconciler.room_of(key),
+            reason=str(payload.get("reason")),
+            ask=bool(payload.get("ask")),
+            elapsed_s=max(0, now_s - started),
+            cost=None if rate is None else bill.cost(rate, started, now_s),
+            per_minute=None if rate is None else rate * 60,
+            due_ms=payload.get("due_ms") if conditions.hold is None else None,
+            link=None,
+        )
+
+
+class SocketChannel:
+    """Nudges go over the socket that the keeper listens on; it is made after the nudger."""
+
+    def __init__(self, socket: Callable[[], SocketFeed | None]) -> None:
+        self._socket = socket
+
+    async def nudge(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        socket = self._socket()
+        if socket is None:
+            raise TryAgain("the backend's socket isn't connected yet")
+        answer: dict[str, Any] = await socket.nudge(message, timeout_s)
+        return answer

@@ -1,0 +1,136 @@
+"""Following the chain: sessions that start, end, are retracted, and are over for good; balances that are used up.
+
+Promises: a session touched by a reorg is read and folded anew; nothing of one that the chain lost carries over to
+whoever got its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from bot.domain import bill, linking
+from bot.domain.facts import Fact, SessionKey
+from bot.domain.linking import Room
+from bot.domain.session import fold
+from bot.reconciler.memory import Memory
+from bot.reconciler.settlements import Settlements
+from bot.store import records
+from bot.store.db import Writer
+
+log = structlog.get_logger("reconciler")
+
+
+class Changes:
+    def __init__(self, memory: Memory, writer: Writer, settlements: Settlements) -> None:
+        self._memory = memory
+        self._writer = writer
+        self._settlements = settlements
+
+    async def take(
+        self, started: Sequence[SessionKey], ended: Sequence[SessionKey], retracted: Sequence[SessionKey]
+    ) -> list[SessionKey]:
+        """Takes what the follower committed; the sessions that have to be decided on again."""
+        memory = self._memory
+        for key in retracted:
+            for name in memory.book.retract(key):
+                memory.beat_sources.pop(name, None)
+            memory.forget(key)
+        ids = {key.session_id for key in (*started, *ended, *retracted)}
+        if not ids:
+            return []
+        rows = await self._writer(lambda tx: records.sessions_by_id(tx, ids))
+        fresh = [row for row in rows if row.key not in memory.live and (row.key in started or row.key in retracted)]
+        for row in fresh:
+            memory.admit(row)
+        anew = {row.key for row in fresh if row.key in retracted}
+        if anew:
+            await self._refold(anew)
+        for row in fresh:
+            await self._welcome(row.key)
+        for row in rows:
+            if row.ended and row.key in memory.live:
+                memory.ended(row.key)
+                await self._settlements.complete(row.key)
+        return [row.key for row in rows if row.key in memory.live]
+
+    async def session_known(self, key: SessionKey) -> list[SessionKey]:
+        """Rate and token of a session were read from the chain."""
+        memory = self._memory
+        touched: list[SessionKey] = []
+        rows = await self._writer(lambda tx: records.sessions_by_id(tx, [key.session_id]))
+        for row in rows:
+            live = memory.live.get(row.key)
+            if live is not None:
+                live.session.rate, live.token = row.rate, row.token
+                if live.started_at is None and row.started_at is not None:
+                    live.started_at = row.started_at
+                    live.session.started_ms = row.started_at * 1000 - memory.conditions.skew_ms
+                touched = self._predict(key.student)
+        return touched
+
+    def balance(self, student: str, balance: int) -> list[SessionKey]:
+        """The student's balance in the contract, base units, was read from the chain."""
+        if student not in self._memory.by_student:
+            return []
+        self._memory.balances[student] = balance
+        return self._predict(student)
+
+    async def forget_final(self) -> None:
+        """Drops sessions that are over for good."""
+        memory = self._memory
+        over = [key for key, live in memory.live.items() if live.session.ended]
+        closed = await self._writer(lambda tx: records.closed_among(tx, [key.session_id for key in over]))
+        for key in over:
+            if key.session_id in closed:
+                memory.forget(key)
+
+    def _predict(self, student: str) -> list[SessionKey]:
+        """When this student's balance is used up, over all their active sessions together."""
+        memory = self._memory
+        balance = memory.balances.get(student)
+        mine = [memory.live[key] for key in memory.by_student.get(student, ())]
+        mine = [live for live in mine if not live.session.ended]
+        known = [(live.session.rate, live.started_at) for live in mine if live.session.rate and live.started_at]
+        at_s = bill.used_up_at(balance, known) if balance is not None else None
+        for live in mine:
+            pays = live.session.rate not in (None, 0)
+            live.session.drained_ms = at_s * 1000 - memory.conditions.skew_ms if at_s is not None and pays else None
+        return [live.session.key for live in mine]
+
+    async def _refold(self, keys: set[SessionKey]) -> None:
+        memory = self._memory
+        rooms, facts, marks = await self._writer(
+            lambda tx: (records.load_rooms(tx, keys, 2**62), records.facts_of(tx, keys), records.action_marks(tx, keys))
+        )
+        for stored in rooms:
+            if stored.room.room not in memory.book.rooms:
+                memory.know_room(stored)
+        for fact in facts:
+            if fact.key is not None:
+                fold(memory.live[fact.key].session, fact)
+        for key, mark, at_ms in marks:
+            memory.live[key].session.nudged.setdefault(mark, at_ms)
+
+    async def _welcome(self, key: SessionKey) -> None:
+        """A session has started: the rooms that waited for it are joined, and what they said counts."""
+        memory = self._memory
+        live = memory.live[key]
+        log.info("session.started", session=key.session_id, student=key.student, tutor=key.tutor)
+        for room, link in linking.rooms_for(key, live.session.started_ms, memory.book):
+            memory.book.join(room, link, room.trust)
+            memory.counters[f"linked.{link.rule}"] += 1
+            log.info("session.linked", session=key.session_id, room=room.room, rule=link.rule)
+            memory.adopt_beats(room, key)
+
+            def change(tx: Any, room: Room = room) -> list[Fact]:
+                records.save_rooms(tx, [(room, memory.beat_sources.get(room.room))])
+                facts = records.room_facts(tx, room.room)
+                records.link_facts(tx, [fact.id for fact in facts], key)
+                return facts
+
+            for fact in await self._writer(change):
+                fold(live.session, replace(fact, key=key))

@@ -1,0 +1,138 @@
+"""Deciding about sessions, storing what was decided, then carrying it out.
+
+Promises: a decision is stored, with the inputs it saw, before it is carried out; what it leads to is stored with it,
+once. Work doesn't depend on how many sessions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import structlog
+
+from bot.domain.decide import Action, Decision, decide
+from bot.domain.facts import SessionKey
+from bot.reconciler.memory import Live, Memory
+from bot.store import records
+from bot.store.db import Writer
+
+log = structlog.get_logger("reconciler")
+
+
+class Effects(Protocol):
+    """What decisions lead to. None of these may block or raise."""
+
+    def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None: ...
+    def settle(self, action_id: int, key: SessionKey) -> None: ...
+    def alert(self, name: str, text: str, key: SessionKey | None, alert_id: int) -> None: ...
+
+
+class Decisions:
+    def __init__(self, memory: Memory, writer: Writer, effects: Effects) -> None:
+        self._memory = memory
+        self._writer = writer
+        self._effects = effects
+        self.on_deadline: Callable[[], None] = lambda: None  # the earliest deadline may have moved
+
+    async def again(self, keys: Iterable[SessionKey], now: int) -> None:
+        """Decides for these sessions; stores what is new, then carries it out."""
+        if not self._memory.loaded:
+            return
+        news: list[tuple[SessionKey, Live, Decision]] = []
+        for key in list(keys):
+            live = self._memory.live.get(key)
+            if live is not None:
+                news.extend(self._decide(key, live, now))
+        self.on_deadline()
+        if not news:
+            return
+        stored = await self._writer(lambda tx: [self._store(tx, *item, now) for item in news])
+        for (key, live, decision), (action_id, alert_id, text) in zip(news, stored, strict=True):
+            self._carry_out(key, live, decision, action_id, alert_id, text, now)
+
+    def still_due(self, live: Live, now: int) -> bool:
+        """Would this session be ended now?"""
+        return decide(live.session, self._memory.policy, self._memory.world(live), now).action is Action.END
+
+    def resume(self, action: records.OpenAction) -> None:
+        """Carries out what was stored before a restart."""
+        if action.kind == "settle":
+            self._memory.live[action.key].settling = True
+            self._effects.settle(action.id, action.key)
+        else:
+            self._effects.nudge(action.id, action.key, action.payload, action.created_ms)
+
+    def _decide(self, key: SessionKey, live: Live, now: int) -> list[tuple[SessionKey, Live, Decision]]:
+        memory = self._memory
+        found = []
+        for _ in range(8):  # several nudges or alerts may be due at once; each is its own decision
+            decision = decide(live.session, memory.policy, memory.world(live), now)
+            look = decision.look_again_ms
+            if decision.action is Action.END and (live.settling or now < live.retry_ms):
+                memory.deadlines.set(key, None if live.settling else live.retry_ms)
+                break
+            memory.deadlines.set(key, None if decision.action is Action.CLOSE else look)
+            if decision.action in (Action.NUDGE, Action.ALERT):
+                live.session.nudged[str(decision.mark)] = now
+                found.append((key, live, decision))
+                continue
+            if decision.action is Action.END or (decision.action.value, decision.reason) != live.decided:
+                found.append((key, live, decision))
+            if decision.action is Action.END:
+                live.settling = True
+            live.decided = (decision.action.value, decision.reason)
+            break
+        return found
+
+    def _store(
+        self, tx: Any, key: SessionKey, live: Live, decision: Decision, now: int
+    ) -> tuple[int | None, int | None, str]:
+        number = records.add_decision(tx, key, decision, now)
+        payload = {"reason": decision.reason, "mark": decision.mark, "ask": decision.ask, "due_ms": decision.due_ms}
+        if decision.action is Action.NUDGE:
+            stored = records.add_action(tx, f"nudge:{key}:{decision.mark}", "nudge", key, number, now, payload)
+            return (stored.id if stored.new else None), None, ""
+        if decision.action is Action.END:
+            count = records.settle_count(tx, key)
+            return records.add_action(tx, f"settle:{key}:{count}", "settle", key, number, now, payload).id, None, ""
+        if decision.action is Action.ALERT:
+            text = _alert_text(key, live, decision, now)
+            return None, records.add_alert(tx, f"alert.{decision.reason}", text, now, key), text
+        return None, None, ""
+
+    def _carry_out(
+        self,
+        key: SessionKey,
+        live: Live,
+        decision: Decision,
+        action_id: int | None,
+        alert_id: int | None,
+        text: str,
+        now: int,
+    ) -> None:
+        self._memory.counters[f"decided.{decision.action}.{decision.reason}"] += 1
+        log.info(
+            f"decision.{decision.action}",
+            session=key.session_id,
+            reason=decision.reason,
+            due_in_s=None if decision.due_ms is None else round((decision.due_ms - now) / 1000, 1),
+            hold=decision.inputs.get("hold"),
+        )
+        if decision.action is Action.NUDGE and action_id is not None:
+            payload = {"reason": decision.reason, "mark": decision.mark, "ask": decision.ask, "due_ms": decision.due_ms}
+            self._effects.nudge(action_id, key, payload, now)
+        elif decision.action is Action.END and action_id is not None:
+            self._effects.settle(action_id, key)
+        elif decision.action is Action.ALERT and alert_id is not None:
+            self._effects.alert(f"alert.{decision.reason}", text, key, alert_id)
+
+
+def _alert_text(key: SessionKey, live: Live, decision: Decision, now: int) -> str:
+    age_s = max(0, now - live.session.started_ms) // 1000
+    what = {
+        "orphan": "was never heard of off chain",
+        "contradiction": "was reported as ended, but signs of life go on and nobody could be asked",
+    }.get(decision.reason, decision.reason)
+    number = key.session_id
+    return f"Session {number} {what}; it has run for {age_s // 60} min. Look: langdao-keeper explain {number}"

@@ -1,0 +1,165 @@
+"""What is in memory: sessions that may still need us, rooms, heartbeats, balances, feeds, deadlines.
+
+Promises: all of it can be rebuilt from the database, but for the feeds' states, which start afresh, and heartbeats of
+the last moments. Nothing here awaits, stores or decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from bot.domain.deadlines import Deadlines
+from bot.domain.decide import Feed, World
+from bot.domain.facts import SessionKey, Source
+from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
+from bot.domain.linking import Book, Room
+from bot.domain.policy import Policy
+from bot.domain.session import Session, beat
+from bot.store import records
+
+log = structlog.get_logger("reconciler")
+
+STALL_MS = 5_000  # a gap in our own pulse longer than this is an outage of every feed
+
+
+@dataclass(slots=True)
+class Live:
+    """A session that may still need us, with what the domain doesn't care about."""
+
+    session: Session
+    started_at: int | None
+    token: str | None = None
+    decided: tuple[str, str] = ("", "")
+    settling: bool = False
+    retry_ms: int = 0
+
+
+@dataclass(slots=True)
+class Conditions:
+    """What holds for all sessions at once; `keeper.py` keeps it true."""
+
+    reachable: bool = False
+    direct: bool = True
+    watching: bool = False
+    paused: bool = False
+    skew_ms: int = 0  # chain time minus ours
+
+    @property
+    def hold(self) -> str | None:
+        return "watching" if self.watching else "paused" if self.paused else None
+
+
+class Memory:
+    def __init__(self, policy: Policy, clock_ms: Callable[[], int], webhook_silence_ms: int) -> None:
+        self.policy = policy
+        self.clock = clock_ms
+        self.conditions = Conditions()
+        self.counters: Counter[str] = Counter()
+        self.deadlines: Deadlines[SessionKey] = Deadlines()
+        self.book = Book()
+        self.live: dict[SessionKey, Live] = {}
+        self.by_student: dict[str, set[SessionKey]] = {}
+        self.balances: dict[str, int] = {}
+        self.beat_sources: dict[str, Source] = {}
+        self.webhook_beaters: set[SessionKey] = set()
+        self.loaded = False
+        self._pulse_ms = self.born_ms = clock_ms()
+        self.feeds = FeedBoard(self._pulse_ms, webhook_silence_ms)
+
+    # Time and the world ---------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The time, and the pulse: a gap in it means that we heard nothing meanwhile."""
+        now = self.clock()
+        if abs(now - self._pulse_ms) > STALL_MS:
+            log.warning("keeper.stalled", gap_s=round((now - self._pulse_ms) / 1000, 1))
+            self.feeds.outage(now)
+        self._pulse_ms = now
+        return now
+
+    def world(self, live: Live) -> World:
+        """What `decide` has to know beyond the session."""
+        now = self.clock()
+        source = live.session.beat_source
+        if source is None and live.session.away:
+            source = next(iter(live.session.away.values())).source
+        name = WEBHOOK if source in (Source.WEBHOOK, Source.OPEN_WEBHOOK) else SOCKET
+        since, until = self.feeds.span(name, now)
+        sole = name == WEBHOOK and len(self.webhook_beaters) <= 1
+        return World(
+            feed=Feed(since, until, sole),
+            reachable=self.conditions.reachable,
+            direct=self.conditions.direct,
+            hold=self.conditions.hold,
+        )
+
+    # Sessions -------------------------------------------------------------------------------------------------------
+
+    def admit(self, row: records.LiveSession) -> None:
+        """A session of the chain that may need us."""
+        started_ms = self.clock() if row.started_at is None else row.started_at * 1000 - self.conditions.skew_ms
+        session = Session(key=row.key, started_ms=started_ms, ended=row.ended, rate=row.rate)
+        self.live[row.key] = Live(session, row.started_at, row.token)
+        self.book.add(row.key, started_ms, active=not row.ended)
+        self.by_student.setdefault(row.key.student, set()).add(row.key)
+
+    def ended(self, key: SessionKey) -> None:
+        """It has ended on chain, for now: a reorg may undo it."""
+        live = self.live[key]
+        live.session.ended = True
+        live.settling = False
+        self.deadlines.set(key, None)
+        self.book.ended(key)
+        self.webhook_beaters.discard(key)
+
+    def forget(self, key: SessionKey) -> None:
+        """Drops all that is kept of a session, but for its rooms."""
+        self.deadlines.set(key, None)
+        self.live.pop(key, None)
+        self.book.forget(key)
+        self.webhook_beaters.discard(key)
+        others = self.by_student.get(key.student)
+        if others is not None:
+            others.discard(key)
+            if not others:
+                del self.by_student[key.student]
+                self.balances.pop(key.student, None)
+
+    def active(self) -> Iterable[Live]:
+        return (live for live in self.live.values() if not live.session.ended)
+
+    def waiting_for_feed(self) -> list[SessionKey]:
+        """Sessions about which silence says something."""
+        return [k for k, v in self.live.items() if not v.session.ended and (v.session.beats.count or v.session.away)]
+
+    # Rooms and heartbeats -------------------------------------------------------------------------------------------
+
+    def know_room(self, stored: records.StoredRoom) -> None:
+        """A room as it was stored."""
+        room = stored.room
+        self.book.rooms[room.room] = room
+        if stored.beat_source is not None:
+            self.beat_sources[room.room] = stored.beat_source
+        if room.key is None:
+            self.book.wait(room)
+        elif room.key in self.live:
+            self.book.rooms_of.setdefault(room.key, []).append(room.room)
+            self.adopt_beats(room, room.key)
+
+    def adopt_beats(self, room: Room, key: SessionKey) -> None:
+        """A room was joined to a session: its heartbeats are the session's."""
+        live = self.live.get(key)
+        source = self.beat_sources.get(room.room)
+        if live is None or room.beats.count == 0 or source is None:
+            return
+        beat(live.session, room.beats.first_ms, 1, source)
+        beat(live.session, room.beats.last_ms, room.beats.count - 1, source)
+        self.note_beater(key, source)
+
+    def note_beater(self, key: SessionKey, source: Source) -> None:
+        if source is Source.WEBHOOK and not self.live[key].session.ended:
+            self.webhook_beaters.add(key)

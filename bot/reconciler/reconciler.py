@@ -1,0 +1,263 @@
+"""What others call: hints, changes of the chain, passing time and commands, one turn at a time.
+
+Promises
+ - A hint is stored before anything acts on it; `store` returns when it is.
+ - A decision is stored, with the inputs it saw, before it is carried out; a crash at any point resumes by reading.
+ - Nothing is decided before `load`, which wants the follower at the head. Hints that come earlier are stored and wait.
+ - Work per hint and per deadline doesn't depend on how many sessions there are. A heartbeat moves no deadline.
+Doesn't promise that an effect succeeds: nudges and settlements report back through `outcome`, as facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import structlog
+
+from bot.domain.deadlines import Deadlines
+from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
+from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
+from bot.domain.policy import Policy
+from bot.reconciler import start
+from bot.reconciler.changes import Changes
+from bot.reconciler.decisions import Decisions, Effects
+from bot.reconciler.intake import Intake
+from bot.reconciler.memory import Conditions, Live, Memory
+from bot.reconciler.settlements import Settlements
+from bot.store import records
+from bot.store.db import Writer
+
+log = structlog.get_logger("reconciler")
+
+LOOK_AGAIN_MS = 3_000  # after an attempt that changed nothing
+REFUSED_AGAIN_MS = 30_000  # after an attempt that the key, the balance or a cap forbade
+MAX_BATCH = 500  # hints in one transaction
+
+
+class Reconciler:
+    """Takes hints, changes of the chain and passing time; gives decisions, stored, to `effects`."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        policy: Policy,
+        effects: Effects,
+        *,
+        webhook_silence_ms: int,
+        max_attempts: int = 3,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.memory = Memory(policy, clock_ms, webhook_silence_ms)
+        self._writer = writer
+        self._max_attempts = max_attempts
+        self._intake = Intake(self.memory, writer)
+        self._decisions = Decisions(self.memory, writer, effects)
+        self._settlements = Settlements(self.memory, writer)
+        self._changes = Changes(self.memory, writer, self._settlements)
+        self._queue: asyncio.Queue[tuple[Hint, asyncio.Future[None] | None]] = asyncio.Queue()
+        self._turn = asyncio.Lock()
+
+    # What comes in --------------------------------------------------------------------------------------------------
+
+    def take(self, hint: Hint) -> None:
+        """Takes a hint without waiting."""
+        self._queue.put_nowait((hint, None))
+
+    async def store(self, hint: Hint) -> None:
+        """Takes a hint and returns when it is stored. Raises what the database raised."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((hint, done))
+        await done
+
+    async def run(self) -> None:
+        """Works off the hints, as many in one transaction as have come, until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < MAX_BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            waiting = [done for _, done in batch if done is not None]
+            try:
+                await self.take_all([hint for hint, _ in batch])
+            except BaseException as error:
+                for done in waiting:
+                    if not done.done():
+                        done.set_exception(ConnectionError(f"not stored: {type(error).__name__}"))
+                raise
+            for done in waiting:
+                if not done.done():
+                    done.set_result(None)
+
+    async def take_all(self, hints: Sequence[Hint]) -> None:
+        """Stores these hints in one transaction, then decides."""
+        async with self._turn:
+            now = self.memory.now()
+            await self._decisions.again(await self._intake.take(hints), now)
+
+    async def socket_feed(self, up: bool) -> None:
+        """The backend's socket connected, or was lost."""
+        async with self._turn:
+            now = self.memory.now()
+            if self.feeds.socket(up, now):
+                log.info("feed.up" if up else "feed.down", feed=SOCKET)
+                if up:
+                    await self._decisions.again(self.memory.waiting_for_feed(), now)
+
+    async def posted(self) -> None:
+        """An authenticated post arrived on the webhook."""
+        now = self.memory.now()
+        if self.feeds.post(now):
+            log.info("feed.up", feed=WEBHOOK)
+            async with self._turn:
+                await self._decisions.again(self.memory.waiting_for_feed(), now)
+
+    async def pulse(self) -> None:
+        """Notices a stall of our own. To be called about once a second."""
+        async with self._turn:
+            self.memory.now()
+
+    async def tick(self) -> None:
+        """Decides again for every session whose deadline has passed."""
+        async with self._turn:
+            now = self.memory.now()
+            await self._decisions.again(self.deadlines.pop_due(now), now)
+
+    async def set_paused(self, paused: bool) -> None:
+        """Nothing is signed while paused; what was due meanwhile is decided afterwards."""
+        async with self._turn:
+            self.conditions.paused = paused
+            await self._decisions.again(list(self.memory.live), self.memory.now())
+
+    async def outcome(self, key: SessionKey, kind: Kind, payload: dict[str, Any], action_id: int | None) -> None:
+        """What came of a nudge or a settlement: recorded as a fact, and decided on."""
+        async with self._turn:
+            now = self.memory.now()
+            hint = Hint(kind, Source.KEEPER, Trust.PROVEN, now, payload=payload)
+            state = {"settled": "done", "delivered": "done", "dropped": "dropped"}.get(payload["outcome"], "failed")
+            if action_id is not None:
+                await self._writer(lambda tx: records.end_action(tx, action_id, state, payload["outcome"], now))
+            live = self.memory.live.get(key)
+            if live is not None and kind is Kind.SETTLEMENT:
+                live.settling = False
+                pause = REFUSED_AGAIN_MS if payload["outcome"] == "refused" else LOOK_AGAIN_MS
+                live.retry_ms = now + pause
+                if payload["outcome"] == "failed" and live.session.attempts + 1 >= self._max_attempts:
+                    payload["set_aside"] = payload.get("reason") or "its end reverts"
+            await self._decisions.again(await self._intake.put(hint, key), now)
+
+    async def settle(self, session_id: int, payload: dict[str, Any]) -> SessionKey | None:
+        """An operator's word: end it now. None if no such session is active."""
+        async with self._turn:
+            now = self.memory.now()
+            key = self.memory.book.by_id.get(session_id)
+            live = self.memory.live.get(key) if key else None
+            if key is None or live is None or live.session.ended:
+                return None
+            live.retry_ms = 0
+            hint = Hint(Kind.SETTLE, Source.OPERATOR, Trust.PROVEN, now, session_id=session_id, payload=payload)
+            await self._decisions.again(await self._intake.put(hint, key), now)
+            return key
+
+    async def paying(self, key: SessionKey, payer: str) -> None:
+        """A participant's own endSession waits in the pool: let it be mined first, once."""
+        async with self._turn:
+            now = self.memory.now()
+            hint = Hint(Kind.PAYING, Source.CHAIN, Trust.PROVEN, now, payload={"payer": payer})
+            await self._decisions.again(await self._intake.put(hint, key), now)
+
+    # The chain ------------------------------------------------------------------------------------------------------
+
+    async def load(self, ended_since_s: int) -> None:
+        """Reads what may still need us and folds it; from then on decisions are made. The follower is at the head."""
+        async with self._turn:
+            memory, now = self.memory, self.memory.now()
+            actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
+            for key in [key for key, live in memory.live.items() if live.session.ended]:
+                await self._settlements.complete(key)
+            await start.resume(memory, self._writer, self._decisions, actions, now)
+            await self._decisions.again([live.session.key for live in memory.active()], now)
+            log.info("sessions.loaded", active=sum(1 for _ in memory.active()), rooms=len(memory.book.rooms))
+
+    async def chain_changed(
+        self, *, started: Sequence[SessionKey], ended: Sequence[SessionKey], retracted: Sequence[SessionKey]
+    ) -> None:
+        """The follower committed these. Sessions touched by a reorg are read and folded anew."""
+        if not self.memory.loaded:
+            return
+        async with self._turn:
+            now = self.memory.now()
+            await self._decisions.again(await self._changes.take(started, ended, retracted), now)
+
+    async def session_known(self, key: SessionKey) -> None:
+        """Rate and token of a session were read from the chain."""
+        async with self._turn:
+            await self._decisions.again(await self._changes.session_known(key), self.memory.now())
+
+    async def set_balance(self, student: str, balance: int) -> None:
+        """The student's balance in the contract, base units, as read from the chain."""
+        async with self._turn:
+            await self._decisions.again(self._changes.balance(student, balance), self.memory.now())
+
+    async def settlement_known(self, key: SessionKey) -> None:
+        """The chain's details of a settlement are complete: work out what was too much."""
+        async with self._turn:
+            await self._settlements.complete(key)
+
+    async def forget_final(self) -> None:
+        """Drops sessions that are over for good, and rooms not heard for long. To be called now and then."""
+        async with self._turn:
+            await self._changes.forget_final()
+            await self._intake.expire_rooms(self.memory.now())
+
+    # What others ask ------------------------------------------------------------------------------------------------
+
+    def still_due(self, key: SessionKey) -> bool:
+        """Would `decide` end this session now? The sender asks just before it signs."""
+        live = self.memory.live.get(key)
+        return live is not None and not live.session.ended and self._decisions.still_due(live, self.memory.now())
+
+    def may_pay_wait(self, key: SessionKey) -> bool:
+        """Was this session never yet held for a participant's own payment, nor ordered by somebody who may?"""
+        live = self.memory.live.get(key)
+        return live is not None and live.session.paying is None and live.session.settle is None
+
+    def room_of(self, key: SessionKey) -> str | None:
+        """The first room that was joined to this session."""
+        return next(iter(self.memory.book.rooms_of.get(key, ())), None)
+
+    def about(self, key: SessionKey) -> Live | None:
+        return self.memory.live.get(key)
+
+    def watches(self, student: str) -> bool:
+        """Has this student a session that may still need us?"""
+        return student in self.memory.by_student
+
+    def active(self) -> Iterable[Live]:
+        return self.memory.active()
+
+    @property
+    def policy(self) -> Policy:
+        return self.memory.policy
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.memory.conditions
+
+    @property
+    def feeds(self) -> FeedBoard:
+        return self.memory.feeds
+
+    @property
+    def counters(self) -> Counter[str]:
+        return self.memory.counters
+
+    @property
+    def deadlines(self) -> Deadlines[SessionKey]:
+        return self.memory.deadlines
+
+    def when_deadline_moves(self, call: Callable[[], None]) -> None:
+        """Has `call` called whenever the earliest deadline may have moved."""
+        self._decisions.on_deadline = call

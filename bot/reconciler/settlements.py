@@ -1,0 +1,62 @@
+"""Adds to a settlement what only the keeper knows: room, reason, when the call ended and what was too much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from bot.domain import bill
+from bot.domain.decide import call_ended_ms
+from bot.domain.facts import SessionKey
+from bot.reconciler.memory import Memory
+from bot.store import records
+from bot.store.db import Writer
+
+log = structlog.get_logger("reconciler")
+
+
+class Settlements:
+    def __init__(self, memory: Memory, writer: Writer) -> None:
+        self._memory = memory
+        self._writer = writer
+
+    async def complete(self, key: SessionKey) -> None:
+        """Safe to call again when more is known."""
+        memory = self._memory
+        live = memory.live.get(key)
+        if live is None or not live.session.ended:
+            return
+        session, skew_ms = live.session, memory.conditions.skew_ms
+        world = memory.world(live)
+        rooms = memory.book.rooms_of.get(key, [])
+
+        def change(tx: Any) -> Any:
+            row = records.settlement(tx, key.session_id)
+            if row is None or row.student not in (None, key.student) or row.tutor != key.tutor:
+                return None
+            ours = records.our_tx(tx, row.tx_hash)
+            by_ms = memory.clock() if row.ended_at is None else row.ended_at * 1000 - skew_ms
+            ended_ms = call_ended_ms(session, memory.policy, world, by_ms)
+            values: dict[str, Any] = {"room_id": rooms[0] if rooms else None, "student": key.student}
+            on_their_own = "paid-after-nudge" if session.reached else "on-their-own"
+            values["reason"] = records.settle_reason(tx, key) if ours else on_their_own
+            if ended_ms is not None:
+                at_s = (ended_ms + skew_ms) // 1000
+                values["call_ended_at"] = at_s
+                rate = row.rate if row.rate is not None else session.rate
+                if rate is not None and row.started_at is not None and row.ended_at is not None:
+                    over = bill.overbilled(
+                        paid=int(row.paid),
+                        rate=int(rate),
+                        started_at=row.started_at,
+                        ended_at=row.ended_at,
+                        call_ended_at=at_s,
+                    )
+                    values |= {"overbilled_s": over.seconds, "overbilled_amount": str(over.amount)}
+            records.complete_settlement(tx, key.session_id, values)
+            return values
+
+        values = await self._writer(change)
+        if values is not None:
+            log.info("settlement.seen", session=key.session_id, reason=values["reason"])

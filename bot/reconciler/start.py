@@ -1,0 +1,94 @@
+"""A start is reading: what may still need us, what was said of it, and what was decided and not yet carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bot.domain import linking
+from bot.domain.facts import Fact, SessionKey
+from bot.domain.linking import Room
+from bot.domain.session import fold
+from bot.reconciler.decisions import Decisions
+from bot.reconciler.intake import Intake
+from bot.reconciler.memory import Memory
+from bot.store import records
+from bot.store.db import Writer
+
+
+async def read(
+    memory: Memory, writer: Writer, intake: Intake, ended_since_s: int, now: int
+) -> list[records.OpenAction]:
+    """Fills the memory from the database and links what waited; the actions that were left open."""
+    since = now - linking.ROOM_EXPIRY_MS
+
+    def stored(tx: Any) -> Any:
+        live = records.live_sessions(tx, ended_since_s)
+        keys = [row.key for row in live]
+        return (
+            live,
+            records.load_rooms(tx, set(keys), since),
+            records.facts_of(tx, keys),
+            records.action_marks(tx, keys),
+            records.last_reasons(tx, keys),
+            records.open_actions(tx),
+            records.unlinked_facts(tx, since),
+            records.newest_session(tx),
+        )
+
+    rows, rooms, facts, marks, reasons, actions, unlinked, newest = await writer(stored)
+    memory.book.newest_id = newest
+    for row in rows:
+        memory.admit(row)
+    for room in rooms:
+        memory.know_room(room)
+    for fact in facts:
+        if fact.key is not None:
+            fold(memory.live[fact.key].session, fact)
+    for key, mark, at_ms in marks:
+        memory.live[key].session.nudged.setdefault(mark, at_ms)
+    for key, decided in reasons.items():
+        memory.live[key].decided = decided
+    memory.loaded = True
+    await _link_waiting(memory, writer, intake, unlinked)
+    return list(actions)
+
+
+async def resume(
+    memory: Memory, writer: Writer, decisions: Decisions, actions: Sequence[records.OpenAction], now: int
+) -> None:
+    """Takes up open actions; those of sessions that are over are closed."""
+    for action in actions:
+        live = memory.live.get(action.key)
+        if live is not None and not live.session.ended:
+            decisions.resume(action)
+        else:
+            await _close(writer, action, now)
+
+
+async def _link_waiting(memory: Memory, writer: Writer, intake: Intake, facts: Sequence[Fact]) -> None:
+    """Links what was stored before the sessions were known."""
+    rooms: dict[str, Room] = {}
+    linked: dict[SessionKey, list[int]] = {}
+    for fact in facts:
+        _, link = intake.place(fact.hint, rooms)
+        if link is not None and link.key in memory.live:
+            linked.setdefault(link.key, []).append(fact.id)
+            fold(memory.live[link.key].session, fact)
+
+    def change(tx: Any) -> None:
+        records.save_rooms(tx, [(room, memory.beat_sources.get(name)) for name, room in rooms.items()])
+        for key, ids in linked.items():
+            records.link_facts(tx, ids, key)
+
+    if rooms:
+        await writer(change)
+
+
+async def _close(writer: Writer, action: records.OpenAction, now: int) -> None:
+    def change(tx: Any) -> None:
+        row = records.settlement(tx, action.key.session_id)
+        ours = row is not None and action.kind == "settle" and records.our_tx(tx, row.tx_hash)
+        records.end_action(tx, action.id, "done" if ours else "dropped", "settled" if ours else "session over", now)
+
+    await writer(change)
