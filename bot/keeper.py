@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bot.chain.details import Details
     from bot.chain.follower import Change, Head
     from bot.chain.sender import Sender
+    from bot.domain.urgency import Urgency
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
     from bot.nudges.message import Message
@@ -263,6 +264,8 @@ class Keeper:
             caps=Caps.of(settings.max_fee_gwei, settings.max_fee_multiple),
             min_balance_wei=round(settings.min_balance_eth * 10**18),
             daily_budget_wei=round(settings.daily_gas_budget_eth * 10**18),
+            warn_settlements=settings.balance_warning_settlements,
+            probe_every_ms=round(settings.probe_every_s * 1000),
         )
         hooks = _SenderHooks(self)
         self.sender = Sender(self._ground.rpc, self._ground.writer, self.langdao, signer, config, hooks, clock_ms)
@@ -472,6 +475,18 @@ class _SenderHooks:
     def still_due(self, key: SessionKey) -> bool:
         return self._keeper.reconciler.still_due(key)
 
+    def withdrawn(self, key: SessionKey) -> bool:
+        return self._keeper.reconciler.withdrawn(key)
+
+    def urgency(self, key: SessionKey) -> Urgency:
+        return self._keeper.reconciler.urgency(key)
+
+    def set_aside(self) -> list[tuple[SessionKey, str]]:
+        return self._keeper.reconciler.set_aside()
+
+    async def cured(self, key: SessionKey) -> None:
+        await self._keeper.reconciler.cured(key)
+
     def may_pay_wait(self, key: SessionKey) -> bool:
         return self._keeper.reconciler.may_pay_wait(key)
 
@@ -483,6 +498,13 @@ class _SenderHooks:
     ) -> None:
         said = {"outcome": outcome, "reason": reason, "tx_hash": tx_hash}
         await self._keeper.reconciler.outcome(key, Kind.SETTLEMENT, dict(said), action_id)
+        live = self._keeper.reconciler.about(key)
+        if outcome == "failed" and live is not None and live.session.set_aside:
+            text = (
+                f"Session {key.session_id} can't be ended and is set aside: {live.session.set_aside}. It is looked at "
+                f"now and then; to try it again: langdao-keeper settle {key.session_id}"
+            )
+            await self.alert("alert.set-aside", text, key)
         self._keeper.outcomes.put_nowait((key, said))
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None:

@@ -30,6 +30,7 @@ from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.linking import Book, Link, Room
 from bot.domain.policy import Policy
 from bot.domain.session import Session, beat, fold
+from bot.domain.urgency import Urgency
 from bot.store import records
 from bot.store.db import Writer
 
@@ -231,6 +232,39 @@ class Reconciler:
             return False
         now = self._now()
         return decide(live.session, self.policy, self._world(live), now).action is Action.END
+
+    def withdrawn(self, key: SessionKey) -> bool:
+        """Has the end of this session stopped being due? A hold, e.g. a pause, withdraws nothing."""
+        live = self._live.get(key)
+        if live is None or live.session.ended:
+            return True
+        return decide(live.session, self.policy, self._world(live), self._now()).action not in (Action.END, Action.HOLD)
+
+    def urgency(self, key: SessionKey) -> Urgency:
+        """What somebody loses while this session's end waits."""
+        live = self._live.get(key)
+        if len(self._by_student.get(key.student, ())) > 1:
+            return Urgency.CLAIM  # the first end lets the student withdraw everything, and takes its part first
+        drained = live.session.drained_ms if live else None
+        return Urgency.UNPAID if drained is not None and drained <= self._clock() else Urgency.BILLED
+
+    def set_aside(self) -> list[tuple[SessionKey, str]]:
+        """Sessions whose end is due but reverted too often, with the reason."""
+        return [
+            (key, live.session.set_aside)
+            for key, live in self._live.items()
+            if live.session.set_aside and not live.session.ended and not self.withdrawn(key)
+        ]
+
+    async def cured(self, key: SessionKey) -> None:
+        """The end of a session that was set aside would succeed now: it is tried again at once."""
+        async with self._turn:
+            live = self._live.get(key)
+            if live is None or live.session.ended:
+                return
+            live.retry_ms = 0
+            hint = Hint(Kind.SETTLEMENT, Source.KEEPER, Trust.PROVEN, self._now(), payload={"outcome": "cured"})
+            await self._put([(self._key_of(hint), hint, key)], {}, hint.received_ms)
 
     def may_pay_wait(self, key: SessionKey) -> bool:
         """Was this session never yet held for a participant's own payment, nor ordered by somebody who may?"""
