@@ -49,6 +49,7 @@ class Flight:
         self._gaps = Gaps(config.replace_after_blocks)
         self._final_to = -1
         self._final_looked = -FINAL_EVERY
+        self._contested: set[int] = set()  # nonces where the node has somebody else's transaction, and none of ours
         self._used_at: tuple[int, int] | None = None  # a head, and our nonce there
 
     async def watch(self, at: At, requested: dict[SessionKey, int]) -> None:
@@ -107,7 +108,7 @@ class Flight:
         await self._outbox.take(steps)
         if first:
             self._outbox.limit.grow(1)
-            self._outbox.contested.discard(mined.nonce)
+            self._outbox.outbid.discard(mined.nonce)
             await self._report_mined(mined, receipt, requested)
 
     async def _report_mined(self, mined: Tx, receipt: dict[str, Any], requested: dict[SessionKey, int]) -> None:
@@ -134,7 +135,7 @@ class Flight:
         # `mined_block` is the block at which this was known: when it is final, so is the loss.
         values = {"state": txs.LOST, "mined_block": at.number, "mined_hash": None, "note": note}
         await self._outbox.take([Step(tx, txs.LOST, values) for tx in group.txs])
-        self._outbox.contested.discard(group.nonce)
+        self._outbox.outbid.discard(group.nonce)
         tx = group.newest
         text = (
             f"Nonce {tx.nonce} of {tx.sender} was used by a transaction that isn't ours"
@@ -192,13 +193,18 @@ class Flight:
         newest = [group.newest for group in groups]
         settling = [tx for tx in newest if tx.kind == txs.SETTLE]
         slots = [("eth_call", self._langdao.active_call(tx.key.tutor, at.hash)) for tx in settling]
-        known = [("eth_getTransactionByHash", (tx.hash,)) for tx in newest]
+        every = [tx for group in groups for tx in group.txs]
+        known = [("eth_getTransactionByHash", (tx.hash,)) for tx in every]
         pending_call = ("eth_getTransactionCount", (self._outbox.address, "pending"))
         answers = await self._ask([*slots, *known, pending_call])
         active = {tx.hash: _session(answer) for tx, answer in zip(settling, answers, strict=False)}
-        unknown = {tx.hash for tx, answer in zip(newest, answers[len(slots) :], strict=False) if answer is None}
+        unknown = {tx.hash for tx, answer in zip(every, answers[len(slots) :], strict=False) if answer is None}
         pending = int(answers[-1], 16)
-        self._outbox.contested = {nonce for nonce in self._outbox.contested if nonce < pending}
+        self._contested = {
+            group.nonce
+            for group in groups
+            if group.nonce in self._outbox.outbid and group.nonce < pending and unknown >= {tx.hash for tx in group.txs}
+        }
         retract, going = self._sorted_out(groups, active)
         signed = await self._retract(retract, at)
         signed |= await self._fill(groups, used, pending, at)
@@ -228,7 +234,7 @@ class Flight:
             seen.add(tx.key)
             if why is None:
                 going.append(group)
-            elif group.nonce not in self._outbox.contested:  # else no node has it, and somebody else's is there
+            elif group.nonce not in self._contested:  # else no node has it, and somebody else's is there
                 log.warning("tx.retracting", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce, reason=why)
                 retract.append(group)
         return retract, going
@@ -269,7 +275,7 @@ class Flight:
         drafts = []
         for number, group in enumerate(groups):
             tx = group.newest
-            if group.nonce in self._outbox.contested:
+            if group.nonce in self._contested:
                 break
             if group in retract:
                 continue  # couldn't be priced

@@ -74,7 +74,7 @@ class Outbox:
         self.address = signer.address
         self.live: list[Tx] = []
         self.limit = Limit(config.max_in_flight)
-        self.contested: set[int] = set()  # nonces that every node refused us, as somebody else's transaction is there
+        self.outbid: set[int] = set()  # nonces at which every node refused us for the price
 
     async def load(self) -> None:
         """Reads what an earlier process left."""
@@ -186,7 +186,7 @@ class Outbox:
     async def _heard(self, tx: Tx, said: dict[str, Refusal | None]) -> None:
         words = set(said.values())
         if words & {None, Refusal.ALREADY_KNOWN}:
-            self.contested.discard(tx.nonce)
+            self.outbid.discard(tx.nonce)
             if tx.state == txs.STORED:
                 log.info("tx.sent", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
                 await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()})])
@@ -201,9 +201,8 @@ class Outbox:
         if Refusal.INSUFFICIENT_FUNDS in words:
             text = f"A node refuses transaction {tx.hash} of {self.address} for want of ETH: send it ETH"
             await self.alert_once("funds", "alert.balance", text, tx.key)
-        alone = sum(1 for other in self.live if other.nonce == tx.nonce) == 1
-        if alone and words == {Refusal.UNDERPRICED}:
-            self.contested.add(tx.nonce)
+        if words <= {Refusal.UNDERPRICED, Refusal.FEE_TOO_LOW}:
+            self.outbid.add(tx.nonce)
 
     async def close(self) -> None:
         """Leaves what is being said; the rows know of it."""
