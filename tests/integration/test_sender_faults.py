@@ -273,6 +273,7 @@ async def test_settle__foreign_transaction_at_our_nonce_unknown_to_the_look__lef
         await quiet_blocks(bench, 5, 50 * GWEI)
         assert [row.nonce for row in bench.txs()] == [nonce]
         said = None
+        foreign(bench, nonce=hex(nonce), maxFeePerGas=hex(100 * GWEI))  # Anvil drops what it can't mine
         bench.mine_dear(GWEI)
         assert await bench.outcome() == "lost"
         bench.settle(key)
