@@ -36,6 +36,7 @@ log = structlog.get_logger("sender")
 
 FINAL_DEPTH = 64  # blocks, where the node has no `finalized` tag
 FINAL_EVERY = 8  # blocks between looks at finality
+UNDONE = {"state": txs.SENT, "mined_block": None, "mined_hash": None, "gas_cost": None}
 SCAN_MOST = 32  # blocks searched for the transaction that took a nonce of ours
 
 
@@ -101,6 +102,8 @@ class Flight:
         if first:
             log.info("tx.mined", session=mined.key.session_id, hash=mined.hash, block=block, kind=mined.kind)
             steps.append(Step(mined, txs.MINED, values | {"state": txs.MINED}))
+            others = [tx for tx in group.txs if tx is not mined and tx.state in (txs.MINED, txs.CONFIRMED)]
+            steps += [Step(tx, "reorged-out", dict(UNDONE)) for tx in others]  # a reorg took the other one
         if deep:
             steps.append(Step(mined, txs.CONFIRMED, values | {"state": txs.CONFIRMED}))
             others = [tx for tx in group.txs if tx is not mined]
@@ -188,8 +191,7 @@ class Flight:
         back = [tx for group in groups for tx in group.txs if tx.state not in (txs.STORED, txs.SENT)]
         for tx in back:
             log.warning("tx.reorged-out", session=tx.key.session_id, hash=tx.hash)
-        gone = {"state": txs.SENT, "mined_block": None, "mined_hash": None, "gas_cost": None}
-        await self._outbox.take([Step(tx, "reorged-out", gone) for tx in back])
+        await self._outbox.take([Step(tx, "reorged-out", dict(UNDONE)) for tx in back])
         newest = [group.newest for group in groups]
         settling = [tx for tx in newest if tx.kind == txs.SETTLE]
         slots = [("eth_call", self._langdao.active_call(tx.key.tutor, at.hash)) for tx in settling]
