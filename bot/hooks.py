@@ -21,6 +21,7 @@ import structlog
 
 from bot.domain import bill
 from bot.domain.facts import Hint, Kind, SessionKey
+from bot.domain.urgency import Urgency
 from bot.errors import TryAgain
 from bot.nudges.message import Message
 from bot.ops.alerts import Alerts
@@ -70,6 +71,18 @@ class SenderHooks:
     def still_due(self, key: SessionKey) -> bool:
         return self._reconciler.still_due(key)
 
+    def withdrawn(self, key: SessionKey) -> bool:
+        return self._reconciler.withdrawn(key)
+
+    def urgency(self, key: SessionKey) -> Urgency:
+        return self._reconciler.urgency(key)
+
+    def set_aside(self) -> list[tuple[SessionKey, str]]:
+        return self._reconciler.set_aside()
+
+    async def cured(self, key: SessionKey) -> None:
+        await self._reconciler.cured(key)
+
     def may_pay_wait(self, key: SessionKey) -> bool:
         return self._reconciler.may_pay_wait(key)
 
@@ -81,6 +94,13 @@ class SenderHooks:
     ) -> None:
         said = {"outcome": outcome, "reason": reason, "tx_hash": tx_hash}
         await self._reconciler.outcome(key, Kind.SETTLEMENT, dict(said), action_id)
+        live = self._reconciler.about(key)
+        if outcome == "failed" and live is not None and live.session.set_aside:
+            text = (
+                f"Session {key.session_id} can't be ended and is set aside: {live.session.set_aside}. It is looked at "
+                f"now and then; to try it again: langdao-keeper settle {key.session_id}"
+            )
+            await self.alert("alert.set-aside", text, key)
         self.outcomes.put_nowait((key, said))
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None:

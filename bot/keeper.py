@@ -261,6 +261,8 @@ class Keeper:
             caps=Caps.of(settings.max_fee_gwei, settings.max_fee_multiple),
             min_balance_wei=round(settings.min_balance_eth * 10**18),
             daily_budget_wei=round(settings.daily_gas_budget_eth * 10**18),
+            warn_settlements=settings.balance_warning_settlements,
+            probe_every_ms=round(settings.probe_every_s * 1000),
         )
         self.sender = Sender(
             self._ground.rpc, self._ground.writer, self.langdao, signer, config, self.sender_hooks, clock_ms

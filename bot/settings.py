@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     )
     daily_gas_budget_eth: float = Field(0.2, gt=0, description="ETH that settlements may burn in 24 hours")
     min_balance_eth: float = Field(0.01, ge=0, description="ETH below which the key signs nothing new")
+    balance_warning_settlements: int = Field(
+        100, ge=0, description="an alert comes when the key's ETH is good for fewer settlements than this"
+    )
+    probe_every_s: float = Field(
+        60.0, gt=0, description="seconds between looks whether a session that was set aside could be ended now"
+    )
 
     # The policy's times, in seconds
     disconnect_grace_s: float = Field(

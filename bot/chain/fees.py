@@ -3,6 +3,9 @@
 Promises: a settlement never bids above `Caps.settle`, a retraction never above `Caps.retract`, which leaves room above
 any settlement, so that a retraction can always be priced. A replacement raises both fields by at least 12.5 %, rounded
 up, and at least 1 wei: what nodes ask for.
+
+Bids follow EIP-1559: fee cap = tip + 2 × base fee, and the tip is what blocks of late have paid, at a percentile that
+follows what somebody loses by waiting. Where there is no base fee, both fields are the gas price of old.
 """
 
 from __future__ import annotations
@@ -10,14 +13,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bot.domain.urgency import Urgency
+
 GWEI = 10**9
 HEADROOM = (5, 4)  # settlements stop at MAX_FEE / 1.25
+
+
+PERCENTILES = (50.0, 75.0, 90.0)  # of the tips in recent blocks, by urgency
 
 
 @dataclass(frozen=True, slots=True)
 class Fees:
     max_fee: int
     tip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What is paid now: the next block's base fee and a tip for each urgency. `legacy`: there is no base fee."""
+
+    base: int
+    tips: tuple[int, ...]
+    legacy: bool = False
+
+    @classmethod
+    def of(cls, history: Any) -> Market | None:
+        """From an `eth_feeHistory` result with PERCENTILES; None where there is no base fee."""
+        bases = [int(base, 16) for base in history.get("baseFeePerGas") or [] if base is not None]
+        if not any(bases):
+            return None
+        rewards = [block for block in history.get("reward") or [] if block]
+        return cls(bases[-1], tuple(_median([_reward(block, n) for block in rewards]) for n in range(len(PERCENTILES))))
+
+    @classmethod
+    def of_price(cls, price: int) -> Market:
+        """From `eth_gasPrice`, where there is no base fee."""
+        return cls(0, (max(price, 1),) * len(PERCENTILES), legacy=True)
+
+    def bid(self, urgency: Urgency = Urgency.BILLED) -> Fees:
+        """The bid that should do now."""
+        tip = self.tips[urgency]
+        return Fees(tip + 2 * self.base, tip)
+
+    def floor(self) -> int:
+        """Who bids less isn't in the next block."""
+        return self.tips[0] if self.legacy else self.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +72,6 @@ class Caps:
     def of(cls, max_fee_gwei: float, multiple: float) -> Caps:
         top = round(max_fee_gwei * GWEI)
         return cls(top * HEADROOM[1] // HEADROOM[0], top, multiple)
-
-
-def suggestion(history: Any) -> Fees:
-    """The bid that should do now, from an `eth_feeHistory` result with one reward percentile."""
-    base = int(history["baseFeePerGas"][-1], 16)
-    rewards = sorted(int(block[0], 16) for block in history.get("reward") or [] if block)
-    tip = rewards[len(rewards) // 2] if rewards else 0
-    tip = max(tip, 1)
-    return Fees(tip + 2 * base, tip)
 
 
 def first_bid(suggested: Fees, caps: Caps) -> Fees:
@@ -65,5 +96,23 @@ def settle_cap(suggested: Fees, caps: Caps) -> int:
     return min(caps.settle, int(caps.multiple * suggested.max_fee))
 
 
+def highest(*bids: Fees) -> Fees:
+    """Each field at least as high as in any of these."""
+    return Fees(max(bid.max_fee for bid in bids), max(bid.tip for bid in bids))
+
+
+def outbids(one: Fees, other: Fees) -> bool:
+    """Is a field of `one` so much above `other` that a replacement would be worth it?"""
+    return one.max_fee >= _raised(other.max_fee) or one.tip >= _raised(other.tip)
+
+
 def _raised(value: int) -> int:
     return max(value + 1, -(-value * 9 // 8))
+
+
+def _reward(block: Any, number: int) -> int:
+    return int(block[min(number, len(block) - 1)], 16)
+
+
+def _median(values: list[int]) -> int:
+    return max(sorted(values)[len(values) // 2], 1) if values else 1

@@ -7,7 +7,7 @@ a `WrongAnswer`. Doesn't promise that the block is still the newest: the caller 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bot.chain import codec
@@ -76,25 +76,27 @@ class LangDAO:
         """The contract's code; empty when there is none."""
         return bytes.fromhex(str(await self._rpc.call("eth_getCode", (self.address, pinned(at))))[2:])
 
-    async def pending_end_by(self, participants: Collection[Address], tutor: Address) -> Address | None:
-        """Who of these addresses has an `endSession(tutor)` in the node's pool; None: nobody, or it can't say."""
+    async def pending_ends(self) -> set[tuple[Address, Address]]:
+        """(sender, tutor) of every `endSession(tutor)` in the node's pool; empty also where the node can't say."""
         try:
             pending = await self._rpc.call_as(RawPending | None, "eth_getBlockByNumber", ("pending", True))
             latest = int(await self._rpc.call("eth_blockNumber"), 16)
         except (RpcError, Unreachable, ValueError, TypeError):
-            return None
+            return set()
         # Many public nodes answer with the newest mined block instead.
         if pending is None or (pending.number is not None and int(pending.number, 16) <= latest):
-            return None
+            return set()
+        found = set()
         for transaction in pending.transactions:
+            tutor = codec.tutor_of_end(transaction.input)
             sender = checksum(transaction.sender)
-            if (
-                sender in participants
-                and checksum(transaction.to or "") == self.address
-                and codec.tutor_of_end(transaction.input) == tutor
-            ):
-                return sender
-        return None
+            if sender is not None and tutor is not None and checksum(transaction.to or "") == self.address:
+                found.add((sender, tutor))
+        return found
+
+    def active_call(self, tutor: Address, at: Block) -> Sequence[Any]:
+        """The parameters of the `eth_call` that `active` makes, for a batch."""
+        return self._params(codec.active_sessions(tutor), at)
 
     async def _call(self, data: str, at: Block) -> Any:
         return await self._rpc.call("eth_call", self._params(data, at))

@@ -34,6 +34,7 @@ _WORDS: tuple[tuple[str, Refusal], ...] = (
     ("known transaction", Refusal.ALREADY_KNOWN),
     ("already imported", Refusal.ALREADY_KNOWN),
     ("already in mempool", Refusal.ALREADY_KNOWN),
+    ("existing tx with same hash", Refusal.ALREADY_KNOWN),
     ("replacement transaction underpriced", Refusal.UNDERPRICED),
     ("replacementnotallowed", Refusal.UNDERPRICED),
     ("could not replace existing", Refusal.UNDERPRICED),
@@ -42,6 +43,9 @@ _WORDS: tuple[tuple[str, Refusal], ...] = (
     ("nonce is too low", Refusal.NONCE_TOO_LOW),
     ("old nonce", Refusal.NONCE_TOO_LOW),
     ("oldnonce", Refusal.NONCE_TOO_LOW),
+    ("gapped-nonce tx from delegated", Refusal.IN_FLIGHT_LIMIT),  # only the next nonce of a delegated account
+    ("noncetoofarinfuture", Refusal.IN_FLIGHT_LIMIT),  # Nethermind's limit a sender
+    ("spammer", Refusal.IN_FLIGHT_LIMIT),  # reth's and erigon's limit a sender
     ("nonce too high", Refusal.NONCE_TOO_HIGH),
     ("nonce too far", Refusal.NONCE_TOO_HIGH),
     ("nonce is too distant", Refusal.NONCE_TOO_HIGH),
@@ -58,11 +62,14 @@ _WORDS: tuple[tuple[str, Refusal], ...] = (
     ("transaction pool is full", Refusal.POOL_FULL),
     ("sub-pool is full", Refusal.POOL_FULL),
     ("pool overflow", Refusal.POOL_FULL),
+    ("pool size constraints", Refusal.POOL_FULL),
     ("txpool overflow", Refusal.POOL_FULL),
     ("exceeds block gas limit", Refusal.GAS_LIMIT),
     ("gas limit too high", Refusal.GAS_LIMIT),
+    ("gas limit is too high", Refusal.GAS_LIMIT),
     ("exceeds transaction gas", Refusal.GAS_LIMIT),
     ("intrinsic gas", Refusal.GAS_LIMIT),
+    ("intrinsicgas", Refusal.GAS_LIMIT),
     ("gaslimitexceeded", Refusal.GAS_LIMIT),
     ("transaction underpriced", Refusal.FEE_TOO_LOW),
     ("feetoolow", Refusal.FEE_TOO_LOW),
@@ -72,6 +79,7 @@ _WORDS: tuple[tuple[str, Refusal], ...] = (
     ("gas price below", Refusal.FEE_TOO_LOW),
     ("max fee per gas less than", Refusal.FEE_TOO_LOW),
     ("too low for the next block", Refusal.FEE_TOO_LOW),
+    ("underpriced", Refusal.FEE_TOO_LOW),
 )
 
 

@@ -85,6 +85,8 @@ def room_events(rooms: list[Row]) -> Iterable[Row]:
 
 def fact_events(facts: list[Row]) -> Iterable[Row]:
     for fact in facts:
+        if fact["kind"] == "tx" and fact["payload"].get("step") in ("stored", "sent"):
+            continue  # the transaction's own row says it
         trust = Trust(fact["trust"]).name.lower() if fact["trust"] in tuple(Trust) else str(fact["trust"])
         yield _event(
             fact["received_ms"], "fact", fact["source"], _fact_text(fact), kind=fact["kind"], trust=trust, id=fact["id"]
@@ -123,6 +125,10 @@ def _fact_text(fact: Row) -> str:
         case "settlement":
             more = payload.get("set_aside") or payload.get("error") or payload.get("reason") or payload.get("tx_hash")
             return f"settling: {payload.get('outcome', 'unknown')}" + (f" ({more})" if more else "")
+        case "tx":
+            block = f" in block {payload['block']}" if payload.get("block") else ""
+            note = f" ({payload['note']})" if payload.get("note") else ""
+            return f"transaction {short(payload.get('hash'))} {payload.get('step')}{block}{note}"
         case "alert":
             return f"the operator was told ({payload.get('mark')})"
         case kind:

@@ -55,6 +55,11 @@ class Decisions:
         """Would this session be ended now?"""
         return decide(live.session, self._memory.policy, self._memory.world(live), now).action is Action.END
 
+    def withdrawn(self, live: Live, now: int) -> bool:
+        """Has its end stopped being due? A hold withdraws nothing."""
+        decision = decide(live.session, self._memory.policy, self._memory.world(live), now)
+        return decision.action not in (Action.END, Action.HOLD)
+
     def resume(self, action: records.OpenAction) -> None:
         """Carries out what was stored before a restart."""
         if action.kind == "settle":

@@ -22,6 +22,7 @@ from bot.domain.deadlines import Deadlines
 from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
 from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.policy import Policy
+from bot.domain.urgency import Urgency
 from bot.reconciler import start
 from bot.reconciler.changes import Changes
 from bot.reconciler.decisions import Decisions, Effects
@@ -168,6 +169,17 @@ class Reconciler:
             hint = Hint(Kind.PAYING, Source.CHAIN, Trust.PROVEN, now, payload={"payer": payer})
             await self._decisions.again(await self._intake.put(hint, key), now)
 
+    async def cured(self, key: SessionKey) -> None:
+        """The end of a session that was set aside would succeed now: it is tried again at once."""
+        async with self._turn:
+            live = self.memory.live.get(key)
+            if live is None or live.session.ended:
+                return
+            now = self.memory.now()
+            live.retry_ms = 0
+            hint = Hint(Kind.SETTLEMENT, Source.KEEPER, Trust.PROVEN, now, payload={"outcome": "cured"})
+            await self._decisions.again(await self._intake.put(hint, key), now)
+
     # The chain ------------------------------------------------------------------------------------------------------
 
     async def load(self, ended_since_s: int) -> None:
@@ -218,6 +230,27 @@ class Reconciler:
         """Would `decide` end this session now? The sender asks just before it signs."""
         live = self.memory.live.get(key)
         return live is not None and not live.session.ended and self._decisions.still_due(live, self.memory.now())
+
+    def withdrawn(self, key: SessionKey) -> bool:
+        """Has the end of this session stopped being due? A hold, e.g. a pause, withdraws nothing."""
+        live = self.memory.live.get(key)
+        return live is None or live.session.ended or self._decisions.withdrawn(live, self.memory.now())
+
+    def urgency(self, key: SessionKey) -> Urgency:
+        """What somebody loses while this session's end waits."""
+        live = self.memory.live.get(key)
+        if len(self.memory.by_student.get(key.student, ())) > 1:
+            return Urgency.CLAIM  # the first end lets the student withdraw everything, and takes its part first
+        drained = live.session.drained_ms if live else None
+        return Urgency.UNPAID if drained is not None and drained <= self.memory.clock() else Urgency.BILLED
+
+    def set_aside(self) -> list[tuple[SessionKey, str]]:
+        """Sessions whose end is due but reverted too often, with the reason."""
+        return [
+            (live.session.key, live.session.set_aside)
+            for live in self.memory.active()
+            if live.session.set_aside and not self.withdrawn(live.session.key)
+        ]
 
     def may_pay_wait(self, key: SessionKey) -> bool:
         """Was this session never yet held for a participant's own payment, nor ordered by somebody who may?"""

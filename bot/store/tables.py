@@ -180,14 +180,14 @@ class TxRow(Table, table=True):
     hash: str = Field(primary_key=True)
     nonce: int = Field(index=True)
     sender: str
-    kind: str  # settle, retract
+    kind: str  # settle; retract, fill: its nonce used for nothing
     session_key: str = Field(index=True)
     action_id: int = Field(index=True)
     raw: str = Field(sa_column=Column(Text, nullable=False))
     gas: int
     max_fee: str  # wei per gas
     tip: str
-    state: str = Field(default="stored", index=True)  # stored, sent, mined, confirmed, final, replaced, lost, unsent
+    state: str = Field(default="stored", index=True)  # stored, sent, mined, confirmed, final, replaced, lost
     stored_ms: int = Field(sa_column=_big(nullable=False))
     stored_block: int = Field(sa_column=_big(nullable=False))
     sent_ms: int | None = Field(default=None, sa_column=_big())
@@ -195,6 +195,7 @@ class TxRow(Table, table=True):
     mined_hash: str | None = None
     gas_cost: str | None = None  # wei, once mined
     note: str | None = None
+    closed: bool = Field(default=False, index=True)  # its nonce is used for good: no reorg brings it back
 
 
 class InboxRow(Table, table=True):

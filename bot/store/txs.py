@@ -1,23 +1,29 @@
-"""Rows of signed transactions.
+"""Rows of signed transactions, and a fact for every step of theirs.
 
 Promises: a transaction is written here, durably, before its first byte leaves (the caller asks `Writer` for a durable
-transaction); what is read back is what was signed.
+transaction); what is read back is what was signed; a change of state and its fact are one transaction.
+
+States: stored → sent → mined → confirmed → final. Or replaced (another of ours was mined at its nonce), or lost (a
+foreign transaction was). `closed` is set when that is final: until then a reorg may bring any of them back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlmodel import Session, col, select
 
-from bot.domain.facts import SessionKey
-from bot.store.tables import TxRow
+from bot.domain.facts import SessionKey, Source, Trust
+from bot.store.tables import FactRow, TxRow
 
-# stored → sent → mined → done; or replaced (another of ours was mined at its nonce), lost (a foreign one was)
-STORED, SENT, MINED, DONE, REPLACED, LOST = "stored", "sent", "mined", "done", "replaced", "lost"
-SETTLE, RETRACT = "settle", "retract"
+STORED, SENT, MINED, CONFIRMED, FINAL = "stored", "sent", "mined", "confirmed", "final"
+REPLACED, LOST = "replaced", "lost"
+SETTLE, RETRACT, FILL = "settle", "retract", "fill"
+FACT = "tx"  # the kind of the facts written here; they say what was done, and decide nothing
 
 
 @dataclass(slots=True)
@@ -40,38 +46,82 @@ class Tx:
     mined_block: int | None = None
 
 
-def add(session: Session, tx: Tx) -> None:
-    session.add(
-        TxRow(
-            hash=tx.hash,
-            nonce=tx.nonce,
-            sender=tx.sender,
-            kind=tx.kind,
-            session_key=str(tx.key),
-            action_id=tx.action_id,
-            raw=tx.raw,
-            gas=tx.gas,
-            max_fee=str(tx.max_fee),
-            tip=str(tx.tip),
-            state=tx.state,
-            stored_ms=tx.stored_ms,
-            stored_block=tx.stored_block,
-        )
-    )
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of a transaction: new values of its row. `name` is what the fact says; None writes no fact."""
+
+    tx: Tx
+    name: str | None
+    values: dict[str, Any] = field(default_factory=dict)
 
 
-def change(session: Session, tx_hash: str, **values: Any) -> None:
-    session.execute(update(TxRow).where(col(TxRow.hash) == tx_hash).values(**values))
+def add(session: Session, signed: Sequence[Tx]) -> None:
+    """Stores transactions that were just signed."""
+    rows = [
+        {
+            "hash": tx.hash,
+            "nonce": tx.nonce,
+            "sender": tx.sender,
+            "kind": tx.kind,
+            "session_key": str(tx.key),
+            "action_id": tx.action_id,
+            "raw": tx.raw,
+            "gas": tx.gas,
+            "max_fee": str(tx.max_fee),
+            "tip": str(tx.tip),
+            "state": tx.state,
+            "stored_ms": tx.stored_ms,
+            "stored_block": tx.stored_block,
+            "closed": False,
+        }
+        for tx in signed
+    ]
+    session.execute(insert(TxRow), rows)
+    _add_facts(session, [(tx, STORED, tx.stored_ms, {}) for tx in signed])
+
+
+def take(session: Session, steps: Iterable[Step], at_ms: int) -> None:
+    """Stores what became of transactions."""
+    steps = list(steps)
+    for step in steps:
+        if step.values:
+            session.execute(update(TxRow).where(col(TxRow.hash) == step.tx.hash).values(**step.values))
+    _add_facts(session, [(step.tx, step.name, at_ms, step.values) for step in steps if step.name is not None])
+
+
+def _add_facts(session: Session, steps: Sequence[tuple[Tx, str | None, int, dict[str, Any]]]) -> None:
+    rows = [
+        {
+            "key": f"tx:{tx.hash}:{name}:{uuid.uuid4().hex}",
+            "kind": FACT,
+            "source": Source.KEEPER.value,
+            "trust": int(Trust.PROVEN),
+            "received_ms": at_ms,
+            "session_id": tx.key.session_id,
+            "student": tx.key.student,
+            "tutor": tx.key.tutor,
+            "can_return": False,
+            "session_key": str(tx.key),
+            "payload": {
+                "step": name,
+                "hash": tx.hash,
+                "nonce": tx.nonce,
+                "kind": tx.kind,
+                "max_fee": str(tx.max_fee),
+                "block": values.get("mined_block"),
+                "note": values.get("note"),
+            },
+        }
+        for tx, name, at_ms, values in steps
+    ]
+    if rows:
+        session.execute(insert(FactRow), rows)
 
 
 def live(session: Session, sender: str) -> list[Tx]:
-    """Transactions of this sender that aren't accounted for, by nonce and age."""
-    rows = session.exec(
-        select(TxRow)
-        .where(TxRow.sender == sender, col(TxRow.state).in_([STORED, SENT, MINED]))
-        .order_by(col(TxRow.nonce), col(TxRow.stored_ms))
-    )
-    return [
+    """Transactions of this sender whose nonce isn't used for good, by nonce and age."""
+    rows = session.exec(select(TxRow).where(TxRow.sender == sender, col(TxRow.closed).is_(False)))
+    found = [
         Tx(
             hash=row.hash,
             nonce=row.nonce,
@@ -90,6 +140,7 @@ def live(session: Session, sender: str) -> list[Tx]:
         )
         for row in rows
     ]
+    return sorted(found, key=lambda tx: (tx.nonce, tx.max_fee))  # each replacement bids more than the one before
 
 
 def spent_since(session: Session, since_ms: int) -> int:

@@ -204,18 +204,17 @@ async def test_reads__of_a_block_that_was_reorged_away__are_refused(world: World
             await contract.active(world.tutors[0], gone)
 
 
-async def test_pending_end_by__participant_waits_in_the_pool__names_him(world: World, tmp_path: Path) -> None:
+async def test_pending_ends__in_the_pool__names_sender_and_tutor(world: World, tmp_path: Path) -> None:
     world.start()
     world.stop_mining()
     async with index(world, tmp_path / "a.db") as one:
         contract = LangDAO(one.rpc, world.contract)
-        people = (world.students[0], world.tutors[0])
-        assert await contract.pending_end_by(people, world.tutors[0]) is None
+        tutor = world.tutors[0]
+        assert await contract.pending_ends() == set()
         world.deposit(0)
         world.end(0, by=world.owner)
-        assert await contract.pending_end_by(people, world.tutors[0]) is None
-        world.end(0, by=world.tutors[0])
-        assert await contract.pending_end_by(people, world.tutors[0]) == world.tutors[0]
-        assert await contract.pending_end_by(people, world.tutors[1]) is None
+        assert await contract.pending_ends() == {(world.owner, tutor)}
+        world.end(0, by=tutor)
+        assert await contract.pending_ends() == {(world.owner, tutor), (tutor, tutor)}
         world.node.mine()
-        assert await contract.pending_end_by(people, world.tutors[0]) is None
+        assert await contract.pending_ends() == set()

@@ -16,6 +16,7 @@ from sqlmodel import select
 from bot.domain.facts import TRUST_OF, Hint, Kind, Role, SessionKey, Source
 from bot.domain.policy import Policy
 from bot.domain.session import Session
+from bot.domain.urgency import Urgency
 from bot.ops.timer import keep_deadlines
 from bot.reconciler import Reconciler
 from bot.store import chain_rows, schema
@@ -397,6 +398,46 @@ async def test_outcome__failed_max_attempts_times__set_aside_until_told_again(ke
     assert (keeper.session().set_aside, keeper.effects.settles) == ("the token is paused", [])
     await keeper.reconciler.settle(1, {})
     assert len(keeper.effects.settles) == 1
+
+
+async def test_cured__set_aside_and_its_cause_gone__settled_at_once_and_a_fact(keeper: Keeper) -> None:
+    """settled at once when the cause is gone"""
+    await keeper.reconciler.settle(1, {})
+    for _ in range(3):
+        await report(keeper, "failed", "the token is paused")
+        await keeper.at((keeper.now - T0) / 1000 + 10)
+    assert keeper.reconciler.set_aside() == [(KEY, "the token is paused")]
+    await keeper.reconciler.cured(KEY)
+    assert len(keeper.effects.settles) == 4
+    assert keeper.reconciler.set_aside() == []
+    assert keeper.rows(FactRow)[-1].payload == {"outcome": "cured"}
+    await keeper.restart()
+    assert keeper.session().set_aside is None
+
+
+async def test_withdrawn__sign_of_life_or_pause__only_the_first_withdraws(keeper: Keeper) -> None:
+    """A hold, e.g. a pause, withdraws nothing."""
+    await keeper.say(keeper.hint(Kind.ENDED))
+    await keeper.at(100)
+    assert (keeper.reconciler.still_due(KEY), keeper.reconciler.withdrawn(KEY)) == (True, False)
+    await keeper.reconciler.set_paused(True)
+    assert (keeper.reconciler.still_due(KEY), keeper.reconciler.withdrawn(KEY)) == (False, False)
+    await keeper.reconciler.set_paused(False)
+    await keeper.say(keeper.hint(Kind.STILL_HERE, Source.PARTICIPANT))
+    assert (keeper.reconciler.still_due(KEY), keeper.reconciler.withdrawn(KEY)) == (False, True)
+
+
+async def test_urgency__what_somebody_loses_by_waiting(keeper: Keeper) -> None:
+    """Urgency follows what somebody loses by waiting"""
+    assert keeper.reconciler.urgency(KEY) is Urgency.BILLED
+    await keeper.reconciler.session_known(KEY)
+    await keeper.reconciler.set_balance(STUDENT, 100 * RATE)
+    await keeper.at(99)
+    assert keeper.reconciler.urgency(KEY) is Urgency.BILLED
+    await keeper.at(100)
+    assert keeper.reconciler.urgency(KEY) is Urgency.UNPAID
+    await keeper.start(SessionKey(2, STUDENT, OTHER_TUTOR), 100)
+    assert keeper.reconciler.urgency(KEY) is Urgency.CLAIM
 
 
 @pytest.mark.parametrize(("outcome", "pause_s"), [("over", 3), ("lost", 3), ("refused", 30)])

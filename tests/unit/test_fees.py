@@ -6,21 +6,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.chain.fees import GWEI, Caps, Fees, first_bid, replacement, settle_cap, suggestion
+from bot.chain.fees import GWEI, Caps, Fees, Market, first_bid, highest, outbids, replacement, settle_cap
+from bot.domain.urgency import Urgency
 
 WEI = st.integers(1, 10**13)
 FEES = st.builds(lambda max_fee, part: Fees(max_fee, max(1, max_fee * part // 100)), WEI, st.integers(0, 100))
 CAPS = st.builds(Caps.of, st.integers(1, 10_000), st.floats(1, 20))
 
 
-def test_suggestion__history__twice_the_next_base_fee_and_the_median_tip() -> None:
+def test_market__history__twice_the_next_base_fee_and_the_median_tip() -> None:
+    """EIP-1559 from `eth_feeHistory` (tip percentile, fee cap = tip + 2 × base fee)"""
     history = {"baseFeePerGas": ["0x64", "0x6e", "0x78"], "reward": [["0x9"], ["0x2"], ["0x5"]]}
-    assert suggestion(history) == Fees(2 * 0x78 + 5, 5)
+    market = Market.of(history)
+    assert market is not None
+    assert market.bid() == Fees(2 * 0x78 + 5, 5)
 
 
-@pytest.mark.parametrize("reward", [None, [], [[]], [["0x0"]]])
-def test_suggestion__no_rewards__tip_of_one_wei(reward: object) -> None:
-    assert suggestion({"baseFeePerGas": ["0x0"], "reward": reward}) == Fees(1, 1)
+def test_market__urgent__a_higher_percentile_of_the_tips() -> None:
+    """Urgency follows what somebody loses by waiting"""
+    market = Market.of({"baseFeePerGas": ["0x64"], "reward": [["0x1", "0x5", "0x9"]]})
+    assert market is not None
+    assert [market.bid(urgency).tip for urgency in Urgency] == [1, 5, 9]
+
+
+@pytest.mark.parametrize("reward", [None, [], [[]], [["0x0", "0x0", "0x0"]]])
+def test_market__no_rewards__tip_of_one_wei(reward: object) -> None:
+    market = Market.of({"baseFeePerGas": ["0x2"], "reward": reward})
+    assert market is not None
+    assert market.bid(Urgency.CLAIM) == Fees(5, 1)
+
+
+@pytest.mark.parametrize("history", [{}, {"baseFeePerGas": None}, {"baseFeePerGas": ["0x0", "0x0"]}])
+def test_market__no_base_fee__legacy_at_the_gas_price(history: object) -> None:
+    """legacy where there is no base fee"""
+    assert Market.of(history) is None
+    assert Market.of_price(7).bid(Urgency.CLAIM) == Fees(7, 7)
+
+
+@given(FEES, FEES)
+def test_highest__two_bids__neither_field_of_either_is_above(one: Fees, other: Fees) -> None:
+    best = highest(one, other)
+    assert best.max_fee == max(one.max_fee, other.max_fee)
+    assert best.tip == max(one.tip, other.tip)
+
+
+def test_outbids__a_little_more__is_not_worth_a_replacement() -> None:
+    assert not outbids(Fees(1_100, 10), Fees(1_000, 10))
+    assert outbids(Fees(1_125, 10), Fees(1_000, 10))
+    assert outbids(Fees(1_000, 12), Fees(1_000, 10))
 
 
 @given(FEES, CAPS)

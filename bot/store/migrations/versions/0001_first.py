@@ -169,8 +169,10 @@ def upgrade() -> None:
         sa.Column("mined_hash", sa.String()),
         sa.Column("gas_cost", sa.String()),
         sa.Column("note", sa.String()),
+        sa.Column("closed", sa.Boolean(), nullable=False),
     )
     op.create_index("ix_txs_action_id", "txs", ["action_id"])
+    op.create_index("ix_txs_closed", "txs", ["closed"])
     op.create_index("ix_txs_nonce", "txs", ["nonce"])
     op.create_index("ix_txs_session_key", "txs", ["session_key"])
     op.create_index("ix_txs_state", "txs", ["state"])

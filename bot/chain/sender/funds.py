@@ -1,0 +1,79 @@
+"""What may be spent: the balance floor, and the gas of a day.
+
+Promises: what is under way counts as spent, each nonce at the most that it can cost; below the floor, or beyond the
+day's budget, no settlement is signed; a warning comes while there is still enough for many. Retractions are never
+refused: not to send them costs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bot.chain.fees import Fees, Market
+from bot.chain.sender.outbox import Outbox
+from bot.chain.sender.terms import SenderConfig
+from bot.domain.facts import SessionKey
+from bot.store import txs
+from bot.store.db import Writer
+
+DAY_MS = 86_400_000
+ETHER = 10**18
+SETTLE_GAS = 215_000  # what one takes at most, a tutor's first; see docs/PROTOCOL.md
+
+
+@dataclass(slots=True)
+class Purse:
+    """What is left for the settlements of one round, in wei. `reserved`: the most that what is under way can cost."""
+
+    balance: int
+    spent: int
+    reserved: int
+
+
+class Funds:
+    def __init__(self, outbox: Outbox, writer: Writer, config: SenderConfig, clock_ms: Callable[[], int]) -> None:
+        self._outbox = outbox
+        self._writer = writer
+        self._config = config
+        self._clock = clock_ms
+
+    async def purse(self, balance: int) -> Purse:
+        """What there is now."""
+        spent = await self._writer(lambda session: txs.spent_since(session, self._clock() - DAY_MS))
+        reserved = sum(max(tx.gas * tx.max_fee for tx in group.txs) for group in self._outbox.groups if group.unmined)
+        return Purse(balance, spent, reserved)
+
+    async def refuses(self, purse: Purse, bid: Fees, key: SessionKey) -> str | None:
+        """Why a settlement at this bid isn't signed: a reason; '' when it only has to wait for what is under way."""
+        need = self._config.gas_limit * bid.max_fee
+        floor, budget = self._config.min_balance_wei, self._config.daily_budget_wei
+        address = self._outbox.address
+        if purse.balance < floor + need:
+            text = f"{address} has {purse.balance / ETHER:.4f} ETH, too little to end sessions: send it ETH"
+            await self._outbox.alert_once("balance", "alert.balance", text, key)
+            return "balance of the key below MIN_BALANCE_ETH"
+        if purse.spent + need > budget:
+            text = (
+                f"{purse.spent / ETHER:.4f} ETH spent in 24 hours: DAILY_GAS_BUDGET_ETH is used up, nothing is signed"
+            )
+            await self._outbox.alert_once("budget", "alert.gas-budget", text, key)
+            return "daily gas budget used up"
+        self._outbox.gone("balance", "budget", "funds")
+        if purse.balance - purse.reserved < floor + need or purse.spent + purse.reserved + need > budget:
+            return ""
+        purse.reserved += need
+        return None
+
+    async def warn(self, balance: int, market: Market) -> None:
+        """Tells the operator while there is still time, how many settlements are left."""
+        price = max(1, min(market.base + market.tips[0], self._config.caps.settle))
+        left = max(0, balance - self._config.min_balance_wei) // (SETTLE_GAS * price)
+        if left >= self._config.warn_settlements:
+            self._outbox.gone("balance-low")
+            return
+        text = (
+            f"{self._outbox.address} has {balance / ETHER:.4f} ETH: enough for about {left} more settlements at the "
+            "present fee, then nothing is signed. Send it ETH"
+        )
+        await self._outbox.alert_once("balance-low", "alert.balance-low", text, None)

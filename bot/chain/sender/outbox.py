@@ -1,0 +1,227 @@
+"""Signs, stores, and says: the only place from which a transaction leaves.
+
+Promises
+ - Every transaction was stored, signed, durably, before its first byte left.
+ - A stored transaction counts as broadcast, whatever the nodes said of it.
+ - One slow endpoint delays nothing: who hasn't answered within SAY_S is heard in the background.
+Doesn't promise that a node has it: it is looked up at the next head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from bot.chain import codec
+from bot.chain.errors import RpcError
+from bot.chain.fees import PERCENTILES, Fees, Market
+from bot.chain.refusals import Refusal, classify
+from bot.chain.rpc import Rpc
+from bot.chain.sender.nonces import Group, Limit, groups_of
+from bot.chain.sender.terms import At, Hooks, SenderConfig
+from bot.chain.signer import Signer
+from bot.domain.address import Address
+from bot.domain.facts import SessionKey
+from bot.store import txs
+from bot.store.db import Writer
+from bot.store.txs import Step, Tx
+
+log = structlog.get_logger("sender")
+
+FREE_GAS = 30_000  # a self-transfer; 21,000 isn't enough where the account is delegated (EIP-7702)
+SAY_S = 1.0
+SAY_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A transaction to be signed."""
+
+    key: SessionKey
+    action_id: int
+    kind: str
+    nonce: int
+    bid: Fees
+
+
+class Outbox:
+    """The live transactions, and all that is done with them."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        writer: Writer,
+        contract: Address,
+        signer: Signer,
+        config: SenderConfig,
+        hooks: Hooks,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._rpc = rpc
+        self._writer = writer
+        self._contract = contract
+        self._signer = signer
+        self._config = config
+        self._hooks = hooks
+        self._clock = clock_ms
+        self._alerted: set[str] = set()
+        self._saying: dict[str, asyncio.Task[None]] = {}
+        self._market: tuple[At, Market] | None = None
+        self.address = signer.address
+        self.live: list[Tx] = []
+        self.limit = Limit(config.max_in_flight)
+        self.outbid: set[int] = set()  # nonces at which every node refused us for the price
+
+    async def load(self) -> None:
+        """Reads what an earlier process left."""
+        self.live = await self._writer(lambda session: txs.live(session, self.address))
+
+    @property
+    def groups(self) -> list[Group]:
+        return groups_of(self.live)
+
+    @property
+    def unmined(self) -> int:
+        return sum(1 for group in self.groups if group.unmined)
+
+    async def market(self, at: At) -> Market:
+        """What is paid now, asked once for each head."""
+        if self._market is None or self._market[0] != at:
+            self._market = (at, await self._ask_market())
+        return self._market[1]
+
+    async def _ask_market(self) -> Market:
+        try:
+            market = Market.of(await self._rpc.call("eth_feeHistory", ("0x5", "pending", list(PERCENTILES))))
+        except (RpcError, AttributeError, TypeError, ValueError):
+            market = None
+        return market or Market.of_price(int(await self._rpc.call("eth_gasPrice"), 16))
+
+    # Signing and storing --------------------------------------------------------------------------------------------
+
+    async def send(self, drafts: Sequence[Draft], at: At) -> None:
+        """Signs these, stores them in one durable transaction, and says them in the order of their nonces."""
+        legacy = (await self.market(at)).legacy
+        signed = [await self._sign(draft, legacy, at) for draft in drafts]
+        await self._writer(lambda session: txs.add(session, signed), durable=True)
+        self.live += signed
+        self.live.sort(key=lambda tx: (tx.nonce, tx.max_fee))
+        for tx in signed:
+            log.info(
+                "tx.stored",
+                session=tx.key.session_id,
+                hash=tx.hash,
+                nonce=tx.nonce,
+                kind=tx.kind,
+                max_fee_wei=tx.max_fee,
+            )
+        await self.say(signed)  # W2 ends and W3 begins inside
+
+    async def _sign(self, draft: Draft, legacy: bool, at: At) -> Tx:
+        settle = draft.kind == txs.SETTLE
+        gas = self._config.gas_limit if settle else FREE_GAS
+        bid = draft.bid
+        price: dict[str, Any] = {"type": 2, "maxFeePerGas": bid.max_fee, "maxPriorityFeePerGas": bid.tip}
+        signed = await self._signer.sign(
+            {
+                "chainId": self._config.chain_id,
+                "nonce": draft.nonce,
+                "to": self._contract if settle else self.address,
+                "value": 0,
+                "data": codec.end_session(draft.key.tutor) if settle else "0x",
+                "gas": gas,
+            }
+            | ({"gasPrice": bid.max_fee} if legacy else price)
+        )
+        return Tx(
+            hash=signed.hash,
+            nonce=draft.nonce,
+            sender=self.address,
+            kind=draft.kind,
+            key=draft.key,
+            action_id=draft.action_id,
+            raw=signed.raw,
+            gas=gas,
+            max_fee=bid.max_fee,
+            tip=bid.max_fee if legacy else bid.tip,
+            state=txs.STORED,
+            stored_ms=self._clock(),
+            stored_block=at.number,
+        )
+
+    async def take(self, steps: Sequence[Step]) -> None:
+        """Stores what became of transactions, and knows it from then on."""
+        if not steps:
+            return
+        await self._writer(lambda session: txs.take(session, steps, self._clock()))
+        for step in steps:
+            step.tx.state = step.values.get("state", step.tx.state)
+            step.tx.mined_block = step.values.get("mined_block", step.tx.mined_block)
+        closed = {step.tx.nonce for step in steps if step.values.get("closed")}
+        self.live = [tx for tx in self.live if tx.nonce not in closed]
+
+    # Saying ---------------------------------------------------------------------------------------------------------
+
+    async def say(self, signed: Sequence[Tx]) -> None:
+        """Says stored transactions to every endpoint, those of the lowest nonces first."""
+        fresh = [tx for tx in signed if tx.hash not in self._saying]
+        for start in range(0, len(fresh), SAY_AT_ONCE):
+            tasks = [asyncio.create_task(self._say(tx)) for tx in fresh[start : start + SAY_AT_ONCE]]
+            self._saying |= {tx.hash: task for tx, task in zip(fresh[start:], tasks, strict=False)}
+            done, _ = await asyncio.wait(tasks, timeout=SAY_S)
+            for task in done:
+                task.result()
+
+    async def _say(self, tx: Tx) -> None:
+        try:
+            answers = await self._rpc.on_each("eth_sendRawTransaction", (tx.raw,))
+            await self._heard(tx, {where: _meaning(answer) for where, answer in answers})
+        finally:
+            self._saying.pop(tx.hash, None)
+
+    async def _heard(self, tx: Tx, said: dict[str, Refusal | None]) -> None:
+        words = set(said.values())
+        if words & {None, Refusal.ALREADY_KNOWN}:
+            self.outbid.discard(tx.nonce)
+            if tx.state == txs.STORED:
+                log.info("tx.sent", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
+                await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()})])
+            return
+        # Refused or unheard of everywhere: it stays "stored", counts as broadcast, and is looked up at the next head.
+        log.warning(
+            "tx.not-accepted", session=tx.key.session_id, hash=tx.hash, said={k: str(v) for k, v in said.items()}
+        )
+        if words & {Refusal.IN_FLIGHT_LIMIT, Refusal.POOL_FULL}:
+            self.limit.halve()
+            log.warning("sender.limit", in_flight=self.limit.now)
+        if Refusal.INSUFFICIENT_FUNDS in words:
+            text = f"A node refuses transaction {tx.hash} of {self.address} for want of ETH: send it ETH"
+            await self.alert_once("funds", "alert.balance", text, tx.key)
+        if words <= {Refusal.UNDERPRICED, Refusal.FEE_TOO_LOW}:
+            self.outbid.add(tx.nonce)
+
+    async def close(self) -> None:
+        """Leaves what is being said; the rows know of it."""
+        for task in self._saying.values():
+            task.cancel()
+
+    # Alerts ---------------------------------------------------------------------------------------------------------
+
+    async def alert_once(self, mark: str, name: str, text: str, key: SessionKey | None) -> None:
+        """Raises an alert unless it was raised already and its cause never gone since."""
+        if mark not in self._alerted:
+            self._alerted.add(mark)
+            await self._hooks.alert(name, text, key)
+
+    def gone(self, *marks: str) -> None:
+        """The causes of these alerts are gone."""
+        self._alerted.difference_update(marks)
+
+
+def _meaning(answer: Any) -> Refusal | None:
+    """None: accepted."""
+    return classify(answer) if isinstance(answer, BaseException) else None

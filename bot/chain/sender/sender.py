@@ -1,0 +1,117 @@
+"""The sender's one task: at every head what is under way, then what is asked for. The promises are the package's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from bot.chain.errors import RpcError
+from bot.chain.langdao import LangDAO, pinned
+from bot.chain.rpc import Rpc
+from bot.chain.sender.flight import Flight
+from bot.chain.sender.funds import Funds
+from bot.chain.sender.outbox import Outbox
+from bot.chain.sender.requests import Requests
+from bot.chain.sender.terms import At, Hooks, SenderConfig
+from bot.chain.signer import Signer
+from bot.domain.facts import SessionKey
+from bot.errors import TryAgain
+from bot.store.db import Writer
+
+log = structlog.get_logger("sender")
+
+AGAIN_S = 0.5
+WARN_EVERY_MS = 600_000
+
+
+class Sender:
+    """Works off requests and watches what is in flight."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        writer: Writer,
+        langdao: LangDAO,
+        signer: Signer,
+        config: SenderConfig,
+        hooks: Hooks,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._rpc = rpc
+        self._config = config
+        self._clock = clock_ms
+        self._outbox = Outbox(rpc, writer, langdao.address, signer, config, hooks, clock_ms)
+        self._funds = Funds(self._outbox, writer, config, clock_ms)
+        self._flight = Flight(rpc, langdao, self._outbox, config, hooks)
+        self._requests = Requests(rpc, langdao, self._outbox, self._funds, config, hooks)
+        self._recovered = False
+        self._head: At | None = None
+        self._seen: At | None = None
+        self._wake = asyncio.Event()
+        self._probe_ms = 0
+        self._warn_ms = 0
+        self.address = signer.address
+        self.balance_wei: int | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Nonces that were signed for and aren't used yet."""
+        return self._outbox.unmined
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._requests.open) or self.in_flight > 0
+
+    def settle(self, action_id: int, key: SessionKey) -> None:
+        """Asks for `key` to be ended. The outcome comes by `Hooks.report`."""
+        self._requests.open[key] = action_id
+        self._wake.set()
+
+    def head(self, number: int, block_hash: str) -> None:
+        """The follower's newest head: everything in flight is looked at again."""
+        self._head = At(number, block_hash)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. What fails for the moment is tried again at the next head."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if self._head is None:
+                    continue
+                try:
+                    await self._round(self._head)
+                except (TryAgain, RpcError) as error:
+                    log.warning("sender.later", reason=str(error)[:200])
+                    await asyncio.sleep(AGAIN_S)
+                    self._wake.set()
+        finally:
+            await self._outbox.close()
+
+    async def _round(self, at: At) -> None:
+        if not self._recovered:
+            await self._outbox.load()
+            if self._outbox.live:
+                log.info("sender.recovering", transactions=len(self._outbox.live))
+        fresh = self._seen != at
+        if fresh:
+            self.balance_wei = int(await self._rpc.call("eth_getBalance", (self.address, pinned(at.hash))), 16)
+        if self._outbox.live and (fresh or not self._recovered):
+            await self._flight.watch(at, self._requests.open)
+        self._recovered = True
+        self._seen = at
+        await self._requests.work_off(at)
+        if fresh:
+            await self._now_and_then(at)
+
+    async def _now_and_then(self, at: At) -> None:
+        now = self._clock()
+        if now >= self._probe_ms:
+            self._probe_ms = now + self._config.probe_every_ms
+            await self._requests.probe(at)
+        if now >= self._warn_ms and self.balance_wei is not None:
+            self._warn_ms = now + WARN_EVERY_MS
+            await self._funds.warn(self.balance_wei, await self._outbox.market(at))
