@@ -379,7 +379,7 @@ class Sender:
     async def _sign(self, key: SessionKey, action_id: int, kind: str, nonce: int, bid: Fees, at: At) -> None:
         settle = kind == txs.SETTLE
         gas = self._config.gas_limit if settle else RETRACT_GAS
-        signed = self._signer.sign(
+        signed = await self._signer.sign(
             {
                 "type": 2,
                 "chainId": self._config.chain_id,
