@@ -36,10 +36,18 @@ devnet: setup ## a local chain, backend, keeper and participants, running until 
 demo: setup ## the keeper's promises, played once against the chain; writes demo-report.json
 	@$(PY) -m scripts.world.demo
 
+.PHONY: chaos
+chaos: setup ## kill the daemon in COUNT runs drawn from SEED; ends in one JSON line
+	@$(PY) -m scripts.chaos --seed $(or $(SEED),1) --count $(or $(COUNT),50)
+
+.PHONY: bench-settle
+bench-settle: setup ## what a settlement costs, alone and among 500; one JSON line
+	@$(PY) -m bench.settle
+
 ##@ Check
 .PHONY: test
-test: setup ## all tests: contracts through ape, then the rest
-	@status=0; ape test tests/contracts || status=$$?; pytest || status=$$?; exit $$status
+test: setup ## all tests: contracts through ape, then the rest, then 50 crashes
+	@status=0; ape test tests/contracts || status=$$?; pytest || status=$$?; $(MAKE) chaos || status=$$?; exit $$status
 
 .PHONY: test-contracts
 test-contracts: setup ## the contract tests only

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bot.chain.balances import Balances
     from bot.chain.details import Details
     from bot.chain.sender import Sender
+    from bot.chain.signer import Signer
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
     from bot.nudges.nudger import Nudger
@@ -62,7 +63,7 @@ async def run(settings: Settings) -> int:
 
 async def settle_once(settings: Settings, session_id: int) -> dict[str, Any]:
     """Settles one session without a daemon, and returns {"outcome", "reason", "tx_hash"} when it is known."""
-    if settings.key() is None or settings.dry_run:
+    if settings.key_source() is None or settings.dry_run:
         raise Misconfigured("BACKEND_PRIVATE_KEY is not set: without it nothing can be signed")
     async with opened(settings) as ground:
         return await Keeper(settings, ground, listen=False).settle_one(session_id)
@@ -71,10 +72,10 @@ async def settle_once(settings: Settings, session_id: int) -> dict[str, Any]:
 def _say_mode(settings: Settings) -> None:
     if settings.dry_run:
         log.warning("keeper.watching", text="Watching only: --dry-run or DRY_RUN=1, nothing will be signed")
-    elif settings.key() is None:
+    elif (source := settings.key_source()) is None:
         log.warning("keeper.watching", text="Watching only: BACKEND_PRIVATE_KEY is not set, nothing will be signed")
     else:
-        log.info("keeper.signing", text="Will end sessions that are over, with the key in BACKEND_PRIVATE_KEY")
+        log.info("keeper.signing", text=f"Will end sessions that are over, with the key in {source}")
 
 
 # The daemon ----------------------------------------------------------------------------------------------------------
@@ -119,6 +120,7 @@ class Keeper:
         self.langdao = LangDAO(ground.rpc, ground.identity.contract)
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
         self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
+        self.signer: Signer | None = None
         self.sender: Sender | None = None
         self.details: Details | None = None
         self.balances: Balances | None = None
@@ -174,13 +176,15 @@ class Keeper:
             if self.nudger is not None:
                 await self.nudger.close()
             await asyncio.wait([goal, *parts], timeout=SHUTDOWN_S)
+            if self.signer is not None:
+                await self.signer.close()
 
     async def _prepare(self) -> None:
         """Reaches the head, reads what was left, then listens."""
         from bot.ops.self_report import last_seen_s
 
         owner, token = await asyncio.gather(self.langdao.owner(), self.langdao.token())
-        self._make_sender(owner)
+        await self._make_sender(owner)
         self._make_chain_readers(owner, token)
         while not self.follower.at_head.is_set():
             try:
@@ -236,20 +240,21 @@ class Keeper:
 
     # Making the parts ------------------------------------------------------------------------------------------------
 
-    def _make_sender(self, owner: str) -> None:
-        key = self._settings.key()
-        if key is None or self._settings.dry_run:
+    async def _make_sender(self, owner: str) -> None:
+        settings = self._settings
+        if settings.key_source() is None or settings.dry_run:
             return
         from bot.chain.fees import Caps
+        from bot.chain.keys import open_signer
         from bot.chain.sender import Sender, SenderConfig
-        from bot.chain.signer import KeySigner
+        from bot.ops.logging import redactor
 
-        settings = self._settings
-        signer = KeySigner(key)
+        signer = self.signer = await open_signer(settings, redactor.add)
+        assert signer is not None
         contract = self._ground.identity.contract
         if signer.address != owner:
             raise Misconfigured(
-                f"BACKEND_PRIVATE_KEY is for {signer.address}, but the owner of {contract} is {owner}; "
+                f"{settings.key_source()} is for {signer.address}, but the owner of {contract} is {owner}; "
                 "only the owner, student or tutor may end a session. Use the owner's key, or the guard: docs/guard.md"
             )
         config = SenderConfig(

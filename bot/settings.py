@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -22,6 +22,15 @@ from bot.domain.policy import Policy
 from bot.errors import Misconfigured
 
 KEY_PATTERN = re.compile(r"(0x)?[0-9a-fA-F]{64}")
+
+KeySource = Literal["BACKEND_PRIVATE_KEY", "KEYSTORE_FILE", "REMOTE_SIGNER_URL"]
+KEY_SOURCES: tuple[KeySource, ...] = get_args(KeySource)
+KEY_PAIRS = (
+    ("KEYSTORE_FILE", "KEYSTORE_PASSWORD_FILE"),
+    ("KEYSTORE_PASSWORD_FILE", "KEYSTORE_FILE"),
+    ("REMOTE_SIGNER_URL", "REMOTE_SIGNER_ADDRESS"),
+    ("REMOTE_SIGNER_ADDRESS", "REMOTE_SIGNER_URL"),
+)
 
 
 class Settings(BaseSettings):
@@ -45,6 +54,17 @@ class Settings(BaseSettings):
     backend_private_key: SecretStr | None = Field(
         None, description="key that may end sessions (the contract's owner); without it the keeper only watches"
     )
+    keystore_file: Path | None = Field(
+        None, description="the same key in an encrypted keystore (geth's, version 3) instead; mode 0600"
+    )
+    keystore_password_file: Path | None = Field(
+        None, description="file whose first line is the keystore's password; mode 0600"
+    )
+    remote_signer_url: SecretStr | None = Field(
+        None, description="a web3signer that holds the same key instead (JSON-RPC over http or https)"
+    )
+    remote_signer_address: str | None = Field(None, description="address of the key that the remote signer signs with")
+    remote_signer_timeout_s: float = Field(5.0, gt=0, le=60, description="how long the remote signer may take")
     confirmations: int = Field(
         2, ge=1, le=10_000, description="blocks, counting its own, after which a settlement is 'confirmed'"
     )
@@ -154,7 +174,7 @@ class Settings(BaseSettings):
     sole_room_timeout_s: float = Field(300, gt=0, description="silence of the only room heard ends it only after this")
     effect_max_age_s: float = Field(600, gt=0, description="nobody is messaged about anything older")
 
-    @field_validator("contract_address")
+    @field_validator("contract_address", "remote_signer_address")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value is None:
@@ -183,6 +203,15 @@ class Settings(BaseSettings):
             pieces = urlsplit(part.strip())
             if not pieces.scheme or not (pieces.netloc or pieces.scheme.startswith(("sqlite", "unix"))):
                 raise ValueError("is not a URL (scheme://host...)")
+        return value
+
+    @field_validator("remote_signer_url")
+    @classmethod
+    def _http_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            pieces = urlsplit(value.get_secret_value().strip())
+            if pieces.scheme not in ("http", "https") or not pieces.netloc:
+                raise ValueError("is not a URL (http://host... or https://host...)")
         return value
 
     @field_validator("http_bind", "gateway_bind")
@@ -228,19 +257,43 @@ class Settings(BaseSettings):
             )
         return tuple(part.strip() for part in self.rpc_url.get_secret_value().split(",") if part.strip())
 
-    def key(self) -> str | None:
-        """The private key, 0x and 64 hex digits, or None: then the keeper only watches.
+    def key_source(self) -> KeySource | None:
+        """The setting that names the key, None when there is none: then the keeper only watches.
 
-        Raises Misconfigured when it was given under the backend's name.
+        Raises Misconfigured when several do, when half of one is missing, or when the key was given under the
+        backend's name.
         """
-        if self.backend_private_key is not None:
-            return self.backend_private_key.get_secret_value()
+        given: list[KeySource] = [name for name in KEY_SOURCES if getattr(self, name.lower()) is not None]
+        if len(given) > 1:
+            raise Misconfigured(f"{' and '.join(given)} are set, and only one may be. Keep the one that is meant")
+        for one, other in KEY_PAIRS:
+            if getattr(self, one.lower()) is not None and getattr(self, other.lower()) is None:
+                raise Misconfigured(f"{one} is set and {other} is not: they go together")
+        if given:
+            return given[0]
         if self.private_key is not None:
             raise Misconfigured(
                 "PRIVATE_KEY is set, but the keeper reads BACKEND_PRIVATE_KEY. "
                 "Give the same key under that name, or unset it to only watch"
             )
         return None
+
+    def key(self) -> str | None:
+        """The private key in the environment, 0x and 64 hex digits, or None. Raises as `key_source`."""
+        self.key_source()
+        return self.backend_private_key.get_secret_value() if self.backend_private_key is not None else None
+
+    def keystore(self) -> tuple[Path, Path]:
+        """The keystore's file and its password's. Raises Misconfigured unless both are set."""
+        if self.keystore_file is None or self.keystore_password_file is None:
+            raise Misconfigured("KEYSTORE_FILE and KEYSTORE_PASSWORD_FILE are not both set: they go together")
+        return self.keystore_file, self.keystore_password_file
+
+    def remote_signer(self) -> tuple[str, str]:
+        """The remote signer's URL and its key's address. Raises Misconfigured unless both are set."""
+        if self.remote_signer_url is None or self.remote_signer_address is None:
+            raise Misconfigured("REMOTE_SIGNER_URL and REMOTE_SIGNER_ADDRESS are not both set: they go together")
+        return self.remote_signer_url.get_secret_value().strip(), self.remote_signer_address
 
     def contract(self) -> str:
         """The contract's checksummed address. Raises Misconfigured when it isn't set."""

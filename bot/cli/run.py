@@ -13,8 +13,9 @@ from bot.cli.common import json_option, load_settings, run_async
 def command(dry_run: bool, as_json: bool) -> int:
     """Follow the chain and the backend, and end the lessons that nobody ends.
 
-    Needs RPC_URL and CONTRACT_ADDRESS. Without BACKEND_PRIVATE_KEY, or with --dry-run, it watches and explains
-    and never signs. The log is text on a terminal and one JSON object a line otherwise, or with --json.
+    Needs RPC_URL and CONTRACT_ADDRESS. Without a key (BACKEND_PRIVATE_KEY, a keystore or a remote signer), or with
+    --dry-run, it watches and explains and never signs. The log is text on a terminal and one JSON object a line
+    otherwise, or with --json.
 
     \b
     Example:
@@ -28,7 +29,7 @@ def command(dry_run: bool, as_json: bool) -> int:
     # What is missing is said before anything is opened.
     settings.endpoints()
     settings.contract()
-    settings.key()
+    settings.key_source()
     logging.configure(settings, pretty=False if as_json else None)
 
     from bot import keeper

@@ -180,7 +180,7 @@ def _alone(settings: Settings, session_id: int) -> dict[str, Any]:
     """Ends it by itself. Raises Misconfigured without a key."""
     from bot.ops import logging
 
-    if settings.key() is None:
+    if settings.key_source() is None:
         raise Misconfigured(
             "BACKEND_PRIVATE_KEY is not set, and no keeper runs on this database: nobody can sign. "
             "Set it to the contract owner's key, or start `langdao-keeper run` with it"

@@ -151,7 +151,7 @@ async def _settings(patient: _Patient) -> Check:
     try:
         settings.endpoints()
         settings.contract()
-        settings.key()
+        settings.key_source()
     except Misconfigured as error:
         return Check("settings", "failed", str(error), str(error))
     given = [name.upper() for name in ("socket_url", "redis_url", "gateway_token") if getattr(settings, name)]
@@ -240,13 +240,13 @@ async def _owner(patient: _Patient) -> Check:
 
 
 async def _key(patient: _Patient) -> Check:
-    address = _address_of_key(patient.settings)
+    source, address = await _address_of_key(patient.settings)
     if address is None:
         return Check(
             "key",
             "warning",
             "not set: the keeper watches and never signs",
-            "Set BACKEND_PRIVATE_KEY to the owner's key",
+            "Set BACKEND_PRIVATE_KEY to the owner's key, or name a keystore or a remote signer: docs/keys.md",
         )
     patient.notes["address"] = address
     if patient.settings.dry_run:
@@ -258,21 +258,26 @@ async def _key(patient: _Patient) -> Check:
             "key",
             "failed",
             f"is for {address}, the owner is {patient.owner}",
-            "BACKEND_PRIVATE_KEY: use the owner's key, or the guard: docs/guard.md",
+            f"{source}: use the owner's key, or the guard: docs/guard.md",
         )
-    return Check("key", "ok", f"{address}, the owner")
+    return Check("key", "ok", f"{address}, the owner, by {source}")
 
 
-def _address_of_key(settings: Settings) -> str | None:
+async def _address_of_key(settings: Settings) -> tuple[str | None, str | None]:
+    """The setting that names the key, and the key's address. Raises Misconfigured, TryAgain: it can't sign now."""
     try:
-        key = settings.key()
+        source = settings.key_source()
     except Misconfigured:
-        return None
-    if key is None:
-        return None
-    from bot.chain.signer import KeySigner
+        raise _Skip("the settings don't say which key is meant") from None
+    if source is None:
+        return None, None
+    from bot.chain.keys import open_signer
+    from bot.ops.logging import redactor
 
-    return str(KeySigner(key).address)
+    signer = await open_signer(settings, redactor.add, must_answer=True)
+    assert signer is not None
+    await signer.close()
+    return source, str(signer.address)
 
 
 async def _balance(patient: _Patient) -> Check:

@@ -30,11 +30,13 @@ def binary() -> Path:
     raise Failed("anvil is missing: run `make setup`, or put Foundry's anvil on PATH")
 
 
-async def start(crew: Crew, *, block_time_s: int | None, name: str = "anvil") -> tuple[Child, Node]:
+async def start(
+    crew: Crew, *, block_time_s: int | None, name: str = "anvil", accounts: int = ACCOUNTS
+) -> tuple[Child, Node]:
     """Start Anvil on a free port. `block_time_s` None mines a block for each transaction."""
     for attempt in range(3):
         port = free_port()
-        argv = [binary(), "--port", port, "--accounts", ACCOUNTS, "--slots-in-an-epoch", 1, "--silent"]
+        argv = [binary(), "--port", port, "--accounts", accounts, "--slots-in-an-epoch", 1, "--silent"]
         # Pin the rules: the default hardfork moves with Anvil's version.
         argv += ["--hardfork", "prague", "--no-request-size-limit"]
         if block_time_s is not None:

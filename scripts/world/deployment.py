@@ -17,6 +17,7 @@ from scripts.world.processes import CHECKOUT, Crew, Failed
 
 RATE = 1000  # base units a second: 0.001 PYUSD
 LANGUAGE = 1
+ACCOUNTS_PER_WORLD = 40  # of Anvil's, as the deploy script takes them
 
 
 @dataclass(frozen=True, slots=True)

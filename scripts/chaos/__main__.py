@@ -1,0 +1,124 @@
+"""`make chaos SEED=… COUNT=…`: so many runs, each with a crash, on one Anvil, several keepers side by side.
+
+Promises: the last line on stdout is one JSON object (`runs, decided, ended, lost, double, wrong_session,
+unexplained`); the exit code is 0 only if all runs took place and the last four are 0. What was wrong is said on stderr
+with the run's number: `--only N` plays that plan again. The logs stay when something was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from scripts.chaos.lane import Lane, Result
+from scripts.chaos.nursery import Nursery
+from scripts.chaos.plan import plan
+from scripts.world import anvil, deployment, processes
+from scripts.world.processes import Crew, Failed
+
+LESSONS = 4
+BLOCK_S = 1
+FAULTS = ("lost", "double", "wrong_session", "unexplained")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.asynccontextmanager
+async def lanes(crew: Crew, count: int) -> AsyncIterator[list[Lane]]:
+    """So many keepers on one node, running."""
+    _, node = await anvil.start(crew, block_time_s=BLOCK_S, accounts=deployment.ACCOUNTS_PER_WORLD * count)
+    deployed = await deployment.deploy(crew, node, worlds=count, students=2 * LESSONS, tutors=LESSONS)
+    nursery = Nursery(crew)
+    await nursery.open()
+    made = [Lane(crew, nursery, node, one, number) for number, one in enumerate(deployed)]
+    try:
+        await asyncio.gather(*(lane.open() for lane in made))
+        yield made
+    finally:
+        await asyncio.gather(*(lane.close() for lane in made))
+        await node.close()
+
+
+async def play(made: list[Lane], seed: int, numbers: collections.deque[int]) -> list[Result]:
+    """All runs, each by the first lane that is free."""
+    results: list[Result] = []
+
+    async def work(lane: Lane) -> None:
+        while numbers:
+            drawn = plan(seed, numbers.popleft(), LESSONS)
+            try:
+                result = await lane.run(drawn)
+            except (Failed, OSError, TimeoutError) as error:
+                say(f"{drawn} on {lane.name} broke off: {error}")
+                return
+            results.append(result)
+            for fault in result.faults:
+                say(f"{drawn} on {lane.name}: {fault}")
+            if len(results) % 25 == 0:
+                say(f"{len(results)} runs")
+
+    await asyncio.gather(*(work(lane) for lane in made))
+    return results
+
+
+def summary(results: list[Result]) -> dict[str, int]:
+    counts = {name: sum(len(getattr(result, name)) for result in results) for name in FAULTS}
+    return {
+        "runs": len(results),
+        "decided": sum(result.decided for result in results),
+        "ended": sum(result.ended for result in results),
+        **counts,
+    }
+
+
+def tell_windows(results: list[Result], took_s: float) -> None:
+    drawn = collections.Counter(result.plan.kill.window for result in results)
+    met = collections.Counter(result.plan.kill.window for result in results if result.hit)
+    say("killed at: " + ", ".join(f"{window} {met[window]} of {count}" for window, count in sorted(drawn.items())))
+    each = sorted(result.took_s for result in results)
+    if each:
+        say(f"{took_s:.0f} s in all; a run took {each[len(each) // 2]:.1f} s (median), {each[-1]:.1f} s (longest)")
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(prog="make chaos")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--lanes", type=int, default=3, help="keepers side by side")
+    parser.add_argument("--only", type=int, help="play this run of the seed alone")
+    asked = parser.parse_args()
+    numbers = collections.deque(range(asked.count) if asked.only is None else [asked.only])
+    wanted = len(numbers)
+    results: list[Result] = []
+    began = time.monotonic()
+    async with processes.crew("chaos") as crew:
+        try:
+            async with processes.interruptible(), lanes(crew, min(asked.lanes, wanted)) as made:
+                results = await play(made, asked.seed, numbers)
+        except Failed as error:
+            say(f"chaos can't be played: {error}")
+        except processes.Interrupted:
+            shutil.rmtree(crew.folder, ignore_errors=True)
+            return 130
+    tell_windows(results, time.monotonic() - began)
+    counts = summary(results)
+    good = counts["runs"] == wanted and not any(counts[name] for name in FAULTS)
+    if good:
+        shutil.rmtree(crew.folder, ignore_errors=True)
+    else:
+        say(f"logs: {crew.folder}")
+    print(json.dumps(counts))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
