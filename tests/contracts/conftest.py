@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_account import Account
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.contract.contract import ContractFunction
+from web3.logs import DISCARD
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +70,11 @@ def other_tutor(accounts):
 @pytest.fixture(scope="session")
 def stranger(accounts):
     return accounts[5]
+
+
+@pytest.fixture(scope="session")
+def keeper(accounts):
+    return accounts[6]
 
 
 @pytest.fixture(scope="session")
@@ -190,3 +197,74 @@ def node(web3) -> Node:
 def call(wire):
     """`call.endSession(tutor)` builds the call without sending it."""
     return wire.functions
+
+
+@dataclass
+class Guarded:
+    """An owner's account that runs a guard's code: what is settled through it, and what its events say."""
+
+    node: Node
+    guard: Any  # the guard's ABI at the owner's address
+    keeper: Any
+
+    def settle(self, *items: tuple, sender=None, gas: int = 16_000_000):
+        """The receipt; items are (tutor, id, student)."""
+        return self.node.receipt(self.node.submit(self.call(*items), sender or self.keeper, gas=gas))
+
+    def call(self, *items: tuple) -> ContractFunction:
+        return self.guard.functions.settle([(str(tutor), session, str(student)) for tutor, session, student in items])
+
+    def said(self, receipt) -> list[tuple]:
+        """What the guard's events say of each item, in order: ("Settled", id), ("Skipped", id, reason), …"""
+        logs = [
+            log
+            for event in (self.guard.events.Settled(), self.guard.events.Skipped(), self.guard.events.Failed())
+            for log in event.process_receipt(receipt, errors=DISCARD)
+            if log["address"] == self.guard.address
+        ]
+        return [(log["event"], *log["args"].values()) for log in sorted(logs, key=lambda log: log["logIndex"])]
+
+
+def delegate(node: Node, account, delegate: str, sponsor, chain_id: int | None = None) -> None:
+    """Mines a type-4 transaction of `sponsor` with an authorization signed by `account`."""
+    web3 = node.web3
+    authorization = Account.sign_authorization(
+        {
+            "chainId": web3.eth.chain_id if chain_id is None else chain_id,
+            "address": delegate,
+            "nonce": web3.eth.get_transaction_count(account.address),
+        },
+        account.private_key,
+    )
+    signed = Account.sign_transaction(
+        {
+            "type": 4,
+            "chainId": web3.eth.chain_id,
+            "nonce": web3.eth.get_transaction_count(sponsor.address),
+            "to": sponsor.address,
+            "value": 0,
+            "gas": 100_000,
+            "maxFeePerGas": 10**9,
+            "maxPriorityFeePerGas": 10**9,
+            "authorizationList": [authorization],
+        },
+        sponsor.private_key,
+    )
+    assert node.receipt(web3.eth.send_raw_transaction(signed.raw_transaction))["status"] == 1
+
+
+@pytest.fixture(scope="session")
+def guard_abi() -> list[dict]:
+    return json.loads((ROOT / "contracts" / "interfaces" / "SettlementGuard.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def guard(project, owner, keeper, langdao):
+    return owner.deploy(project.SettlementGuard, keeper, langdao)
+
+
+@pytest.fixture
+def guarded(node, web3, guard, guard_abi, owner, keeper) -> Guarded:
+    """The owner of LangDAO, delegated to the guard."""
+    delegate(node, owner, guard.address, keeper)
+    return Guarded(node, web3.eth.contract(address=owner.address, abi=guard_abi), keeper)
