@@ -37,12 +37,18 @@ demo: setup ## the keeper's promises, played once against the chain; writes demo
 
 ##@ Check
 .PHONY: test
-test: setup ## all tests: contracts through ape, then the rest
-	@status=0; ape test tests/contracts || status=$$?; pytest || status=$$?; exit $$status
+test: setup ## all tests: contracts through ape, on Anvil and on Hardhat, then the rest
+	@status=0; ape test tests/contracts || status=$$?; $(HARDHAT) || status=$$?; pytest || status=$$?; exit $$status
 
 .PHONY: test-contracts
 test-contracts: setup ## the contract tests only
 	@ape test tests/contracts
+
+HARDHAT := $(PY) -m tests.hardhat.run
+
+.PHONY: test-hardhat
+test-hardhat: setup ## the contract tests on a Hardhat node
+	@$(HARDHAT)
 
 .PHONY: lint
 lint: setup ## ruff: rules and format

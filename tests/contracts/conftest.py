@@ -1,18 +1,28 @@
-"""A LangDAO, a token, and the people of a lesson, on an Anvil that ape starts and rolls back after every test."""
+"""A LangDAO, a token, and the people of a lesson, on a node that is rolled back after every test.
 
+The node is an Anvil that ape starts, or the Hardhat node at CONTRACT_TESTS_NODE (`make test-hardhat`). Where the two
+put the same thing into different words, tests look at the bytes: `reverts` compares revert data.
+"""
+
+import contextlib
 import json
 import os
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import on_hardhat
 import pytest
+from ape.exceptions import VirtualMachineError
+from eth_abi import encode
 from eth_account import Account
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.contract.contract import ContractFunction
+from web3.exceptions import ContractLogicError, Web3RPCError
 from web3.logs import DISCARD
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +49,39 @@ def free_port() -> int:
 
 # Left to itself, ape takes a random port without looking; should another Anvil be there, a devnet's say, it would use
 # that one and roll it back after every test. Ape reads this when it connects, which is after this file is imported.
-os.environ["APE_FOUNDRY_HOST"] = f"http://127.0.0.1:{free_port()}"
+if hardhat := os.environ.get("CONTRACT_TESTS_NODE"):
+    on_hardhat.use()
+os.environ["APE_FOUNDRY_HOST"] = hardhat or f"http://127.0.0.1:{free_port()}"
+
+
+def data_of(error: Any) -> bytes | None:
+    """The revert data in a JSON-RPC error's `data`: Anvil's hex, or Hardhat's object with hex in it."""
+    if isinstance(error, dict):
+        error = error.get("data")
+    return bytes(HexBytes(error)) if isinstance(error, str) and error.startswith("0x") else None
+
+
+def revert_data(error: BaseException | None) -> bytes:
+    """What the contract answered, out of whatever ape, web3 and the node wrapped around it."""
+    while error is not None:
+        answer = (getattr(error, "rpc_response", None) or {}).get("error", {}).get("data", getattr(error, "data", None))
+        if (data := data_of(answer)) is not None:
+            return data
+        error = getattr(error, "base_err", None) or error.__cause__ or error.__context__
+    return b""
+
+
+def error_string(reason: str) -> bytes:
+    """The revert data of a failed `require` with a reason."""
+    return Web3.keccak(text="Error(string)")[:4] + encode(["string"], [reason])
+
+
+@contextlib.contextmanager
+def reverts(reason: str | None = None) -> Iterator[None]:
+    """The block has to end in a revert: with this `Error(string)`, or, when no reason is given, with empty data."""
+    with pytest.raises(VirtualMachineError) as caught:
+        yield
+    assert revert_data(caught.value) == (b"" if reason is None else error_string(reason))
 
 
 @pytest.fixture(scope="session")
@@ -153,19 +195,21 @@ class Node:
         call = {"from": sender.address, "to": function.address, "data": function._encode_transaction_data()}
         answer = self.web3.provider.make_request("eth_call", [call, "latest"])
         assert "error" in answer, "expected a revert"
-        return HexBytes(answer["error"].get("data") or "0x")
+        return HexBytes(data_of(answer["error"].get("data")) or b"")
 
     def submit(self, function: ContractFunction, sender, *, gas: int, gas_price: int = 0) -> HexBytes:
         """Sends as it is: no estimate, no error when it fails."""
-        return self.web3.eth.send_transaction(
-            {
-                "from": sender.address,
-                "to": function.address,
-                "data": function._encode_transaction_data(),
-                "gas": gas,
-                "gasPrice": gas_price,
-            }
-        )
+        data = function._encode_transaction_data()
+        return self.send({"from": sender.address, "to": function.address, "data": data, "gas": gas}, gas_price)
+
+    def send(self, transaction: dict, gas_price: int = 0) -> HexBytes:
+        try:
+            return self.web3.eth.send_transaction({**transaction, "gasPrice": gas_price})
+        except (ContractLogicError, Web3RPCError) as error:
+            # Hardhat mines what fails, and then answers with an error instead of the hash, which is in it.
+            answer = getattr(error, "rpc_response", None)
+            details = answer["error"]["data"] if answer else error.data
+            return HexBytes(details["txHash"])
 
     def receipt(self, tx_hash: HexBytes):
         # A node that mines on arrival still answers the send first.

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, SPANISH, free_port
 from web3 import HTTPProvider, Web3
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.own_node]
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 from collections import Counter
 
 import pytest
-from conftest import DEPOSIT, RATE, ROOT, SPANISH, Guarded, delegate
-from eth_abi import encode
+from conftest import DEPOSIT, RATE, ROOT, SPANISH, Guarded, delegate, error_string
 from hexbytes import HexBytes
-from web3 import Web3
 
 from bot.chain.guard_code import TRANSFER_GAS, delegation_code, immutables_of, runtime_code
 from scripts.abi import compiled
@@ -24,10 +22,6 @@ def second(world, other_student, other_tutor, lesson) -> int:
     world.student(other_student)
     world.tutor(other_tutor)
     return world.start(other_student, other_tutor)
-
-
-def error(text: str) -> bytes:
-    return Web3.keccak(text="Error(string)")[:4] + encode(["string"], [text])
 
 
 # Who may call
@@ -53,7 +47,7 @@ def test_settle__by_anybody_else__refused_and_nothing_ends(
 ):
     """Promise: "Only the keeper and the account itself may call `settle`"""
     caller = request.getfixturevalue(who)
-    assert node.revert_data(guarded.call((tutor, lesson, student)), caller) == error("not the keeper")
+    assert node.revert_data(guarded.call((tutor, lesson, student)), caller) == error_string("not the keeper")
     assert guarded.settle((tutor, lesson, student), sender=caller)["status"] == 0
     assert langdao.getSession(lesson).isActive
 
@@ -64,15 +58,14 @@ def test_settle__at_the_guards_own_address__ends_nothing(
     """Without a delegation it isn't the owner whom LangDAO sees."""
     bare = Guarded(node, web3.eth.contract(address=guard.address, abi=guard_abi), keeper)
     receipt = bare.settle((tutor, lesson, student))
-    assert bare.said(receipt) == [("Failed", lesson, error("Caller is not the student, tutor nor owner"))]
+    assert bare.said(receipt) == [("Failed", lesson, error_string("Caller is not the student, tutor nor owner"))]
     assert langdao.getSession(lesson).isActive
 
 
-def test_settle__with_eth__refused(web3, langdao, guarded, keeper, student, tutor, lesson):
+def test_settle__with_eth__refused(langdao, guarded, keeper, student, tutor, lesson):
     call = guarded.call((tutor, lesson, student))
-    tx_hash = web3.eth.send_transaction(
-        {"from": keeper.address, "to": call.address, "data": call._encode_transaction_data(), "value": 1, "gas": 10**6}
-    )
+    data = call._encode_transaction_data()
+    tx_hash = guarded.node.send({"from": keeper.address, "to": call.address, "data": data, "value": 1, "gas": 10**6})
     assert guarded.node.receipt(tx_hash)["status"] == 0
 
 
@@ -276,13 +269,12 @@ def test_128_items__of_which_one_is_real__done(langdao, guarded, student, tutor,
 # What it leaves of the account
 
 
-def test_plain_eth__taken_with_a_little_more_gas_than_before(web3, node, guarded, owner, stranger):
+def test_plain_eth__taken_with_a_little_more_gas_than_before(node, guarded, owner, stranger):
     before = owner.balance
 
     def sent(gas: int) -> int:
-        # A gas price: the transfer's own cost isn't the receiver's.
-        to_owner = {"from": stranger.address, "to": owner.address, "value": 5, "gas": gas, "gasPrice": 10**9}
-        return node.receipt(web3.eth.send_transaction(to_owner))["status"]
+        to_owner = {"from": stranger.address, "to": owner.address, "value": 5, "gas": gas}
+        return node.receipt(node.send(to_owner))["status"]
 
     assert sent(21_000) == 0
     assert sent(TRANSFER_GAS) == 1
@@ -329,7 +321,7 @@ def test_owner__goes_on_as_before(langdao, token, guarded, owner, stranger, tuto
 def test_keeper__moves_nothing_of_the_owners(langdao, token, world, guarded, owner, keeper, student, tutor, lesson):
     token.mint(owner, 10, sender=owner)
     eth = owner.balance
-    world.after(30)
+    world.after(30, since=langdao.getSession(lesson).startTime)
     guarded.settle((tutor, lesson, student))
     assert (owner.balance, token.balanceOf(owner), token.balanceOf(keeper)) == (eth, 10, 0)
     assert token.balanceOf(tutor) == 30 * RATE
