@@ -50,6 +50,10 @@ HARDHAT := $(PY) -m tests.hardhat.run
 test-hardhat: setup ## the contract tests on a Hardhat node
 	@$(HARDHAT)
 
+.PHONY: gas-snapshot
+gas-snapshot: setup ## measure what the contracts cost, and compare with contracts/gas.json (WRITE=--write: write it)
+	@$(PY) -m scripts.gas_snapshot $(WRITE)
+
 .PHONY: lint
 lint: setup ## ruff: rules and format
 	@ruff check .

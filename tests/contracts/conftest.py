@@ -18,12 +18,13 @@ import on_hardhat
 import pytest
 from ape.exceptions import VirtualMachineError
 from eth_abi import encode
-from eth_account import Account
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.contract.contract import ContractFunction
 from web3.exceptions import ContractLogicError, Web3RPCError
 from web3.logs import DISCARD
+
+from scripts.onchain import authorization
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -272,29 +273,18 @@ class Guarded:
 def delegate(node: Node, account, delegate: str, sponsor, chain_id: int | None = None) -> None:
     """Mines a type-4 transaction of `sponsor` with an authorization signed by `account`."""
     web3 = node.web3
-    authorization = Account.sign_authorization(
-        {
-            "chainId": web3.eth.chain_id if chain_id is None else chain_id,
-            "address": delegate,
-            "nonce": web3.eth.get_transaction_count(account.address),
-        },
-        account.private_key,
+    transaction = authorization.signed(
+        HexBytes(account.private_key),
+        delegate,
+        sender_key=HexBytes(sponsor.private_key),
+        chain_id=web3.eth.chain_id,
+        authorized_chain_id=chain_id,
+        account_nonce=web3.eth.get_transaction_count(account.address),
+        sender_nonce=web3.eth.get_transaction_count(sponsor.address),
+        max_fee=10**9,
+        tip=10**9,
     )
-    signed = Account.sign_transaction(
-        {
-            "type": 4,
-            "chainId": web3.eth.chain_id,
-            "nonce": web3.eth.get_transaction_count(sponsor.address),
-            "to": sponsor.address,
-            "value": 0,
-            "gas": 100_000,
-            "maxFeePerGas": 10**9,
-            "maxPriorityFeePerGas": 10**9,
-            "authorizationList": [authorization],
-        },
-        sponsor.private_key,
-    )
-    assert node.receipt(web3.eth.send_raw_transaction(signed.raw_transaction))["status"] == 1
+    assert node.receipt(web3.eth.send_raw_transaction(transaction))["status"] == 1
 
 
 @pytest.fixture(scope="session")
