@@ -46,12 +46,23 @@ bench-settle: setup ## what a settlement costs, alone and among 500; one JSON li
 
 ##@ Check
 .PHONY: test
-test: setup ## all tests: contracts through ape, then the rest, then 50 crashes
-	@status=0; ape test tests/contracts || status=$$?; pytest || status=$$?; $(MAKE) chaos || status=$$?; exit $$status
+test: setup ## all tests: contracts through ape, on Anvil and on Hardhat, 50 crashes, then the rest
+	@status=0; ape test tests/contracts || status=$$?; $(HARDHAT) || status=$$?; $(MAKE) chaos || status=$$?; \
+		pytest || status=$$?; exit $$status
 
 .PHONY: test-contracts
 test-contracts: setup ## the contract tests only
 	@ape test tests/contracts
+
+HARDHAT := $(PY) -m tests.hardhat.run
+
+.PHONY: test-hardhat
+test-hardhat: setup ## the contract tests on a Hardhat node
+	@$(HARDHAT)
+
+.PHONY: gas-snapshot
+gas-snapshot: setup ## measure what the contracts cost, and compare with contracts/gas.json (WRITE=--write: write it)
+	@$(PY) -m scripts.gas_snapshot $(WRITE)
 
 .PHONY: lint
 lint: setup ## ruff: rules and format

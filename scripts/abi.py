@@ -1,4 +1,4 @@
-"""Writes the ABI files from the contracts' sources.
+"""Writes the ABI files, and the guard's code, from the contracts' sources.
 
 The stand-in is written in Vyper, the deployed contract in Solidity. Their bytes are the same, but their compilers
 describe them differently; what is written for LangDAO is the description that Solidity gives, so that the keeper's
@@ -22,8 +22,15 @@ ABI_FILES = {
         CONTRACTS / "interfaces" / "LangDAO.json",
         ROOT / "bot" / "chain" / "abi" / "LangDAO.json",
     ],
+    CONTRACTS / "SettlementGuard.vy": [
+        CONTRACTS / "interfaces" / "SettlementGuard.json",
+        ROOT / "bot" / "chain" / "abi" / "SettlementGuard.json",
+    ],
     CONTRACTS / "mocks" / "PYUSD.vy": [CONTRACTS / "interfaces" / "PYUSD.json"],
 }
+
+# The guard's code without its immutables: the keeper compares it with what stands on chain.
+CODE_FILES = {CONTRACTS / "SettlementGuard.vy": ROOT / "bot" / "chain" / "abi" / "SettlementGuard.runtime.hex"}
 
 # The one function that returns a struct; all others return its fields one by one. The bytes are the same, as every
 # struct here has a fixed size.
@@ -53,21 +60,31 @@ def as_text(abi: Abi) -> str:
     return "[\n" + ",\n".join("  " + json.dumps(entry) for entry in abi) + "\n]\n"
 
 
-def compiled_abi(source: Path) -> Abi:
+def compiled(source: Path, output: str) -> Any:
     # Only contributors have the compiler.
     from vyper.cli.vyper_compile import compile_files
 
-    (output,) = compile_files([source], ["abi"]).values()
-    return output["abi"]
+    (found,) = compile_files([source], [output]).values()
+    return found[output]
+
+
+def as_lines(code: str) -> str:
+    """Hex without its prefix, in lines that a diff can show."""
+    digits = code.removeprefix("0x")
+    return "".join(digits[at : at + 120] + "\n" for at in range(0, len(digits), 120))
 
 
 def main() -> None:
     for source, targets in ABI_FILES.items():
-        abi = as_solidity(compiled_abi(source))
+        abi = as_solidity(compiled(source, "abi"))
         for target in targets:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(as_text(abi))
             print(f"{target.relative_to(ROOT)}: {len(abi)} entries")
+    for source, target in CODE_FILES.items():
+        code = compiled(source, "bytecode_runtime")
+        target.write_text(as_lines(code))
+        print(f"{target.relative_to(ROOT)}: {len(code) // 2 - 1} bytes")
 
 
 if __name__ == "__main__":

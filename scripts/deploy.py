@@ -1,6 +1,11 @@
-"""Puts a world on a local chain: the token, LangDAO contracts, and people who can hold lessons at once.
+"""Puts a world on a local chain: the token, LangDAO contracts with guards, and people who can hold lessons at once.
 
     ape run deploy --network http://127.0.0.1:8545 --out addresses.json
+
+With --guard-for it deploys nothing but a guard for a LangDAO that is there already, on any chain; DEPLOYER_PRIVATE_KEY
+pays for it and has no rights over it:
+
+    DEPLOYER_PRIVATE_KEY=… ape run deploy --guard-for 0x… --keeper 0x… --network https://…
 
 Promises: when it ends well, every transaction was mined with status 1 and the file names everything, written in one
 piece. Run again, it deploys anew and leaves what was there. Needs nothing of the node but standard methods, and waits
@@ -26,8 +31,11 @@ from web3.contract import Contract
 from web3.contract.contract import ContractFunction
 from web3.types import TxParams, TxReceipt
 
+from bot.chain.guard_code import immutables_of
+from scripts.onchain import common
+
 MNEMONIC = "test test test test test test test test test test test junk"
-# World w owns the accounts from 40w on: its owner, then its students, then its tutors.
+# World w owns the accounts from 40w on: its owner, then its students, then its tutors; the last one is the keeper's.
 ACCOUNTS_PER_WORLD = 40
 
 # Wide limits for calls that cannot be estimated before what they depend on is mined. The costliest uses 120k.
@@ -125,22 +133,44 @@ def senders(web3: Web3, people: Sequence[LocalAccount], chain_id: int) -> dict[s
     "--deposit", type=click.IntRange(1), default=100_000_000, show_default=True, help="Base units per student."
 )
 @click.option("--language", type=click.IntRange(0, 37), default=1, show_default=True, help="Language id.")
-def cli(provider, out: Path, worlds: int, students: int, tutors: int, rate: int, deposit: int, language: int) -> None:
-    """Deploy the token and LangDAO contracts to a local chain, with funded students and tutors."""
-    if 1 + students + tutors > ACCOUNTS_PER_WORLD:
-        raise click.UsageError(f"A world has {ACCOUNTS_PER_WORLD} accounts: one owner, students and tutors.")
+@click.option("--guard-for", help="Deploy a guard for this LangDAO, and nothing else.")
+@click.option("--keeper", help="The address that may call that guard.")
+def cli(
+    provider,
+    out: Path,
+    worlds: int,
+    students: int,
+    tutors: int,
+    rate: int,
+    deposit: int,
+    language: int,
+    guard_for: str | None,
+    keeper: str | None,
+) -> None:
+    """Deploy the token, LangDAO and its guard to a local chain, with funded students and tutors."""
+    if guard_for is not None:
+        deploy_guard(provider.web3, guard_for, keeper, out)
+        return
+    if keeper is not None:
+        raise click.UsageError("--keeper goes with --guard-for; a local world has a keeper of its own.")
+    if 2 + students + tutors > ACCOUNTS_PER_WORLD:
+        raise click.UsageError(f"A world has {ACCOUNTS_PER_WORLD} accounts: owner, students, tutors and a keeper.")
     started = time.monotonic()
     web3: Web3 = provider.web3
     chain_id = web3.eth.chain_id
     seed = seed_from_mnemonic(MNEMONIC, passphrase="")
     casts = [accounts(world * ACCOUNTS_PER_WORLD, 1 + students + tutors, seed) for world in range(worlds)]
-    by_address = senders(web3, [person for cast in casts for person in cast], chain_id)
+    keepers = [accounts((world + 1) * ACCOUNTS_PER_WORLD - 1, 1, seed)[0] for world in range(worlds)]
+    by_address = senders(web3, [person for cast in casts for person in cast] + keepers, chain_id)
 
     def of(person: LocalAccount) -> Sender:
         return by_address[person.address]
 
     token_type, langdao_type = ape.project.PYUSD.contract_type, ape.project.LangDAO.contract_type
     langdao_abi = [entry.model_dump(mode="json", by_alias=True) for entry in langdao_type.abi]
+    guard_type = ape.project.SettlementGuard.contract_type
+    guard_abi = [entry.model_dump(mode="json", by_alias=True) for entry in guard_type.abi]
+    guard_factory = web3.eth.contract(abi=guard_abi, bytecode=guard_type.get_deployment_bytecode())
     token_abi = [entry.model_dump(mode="json", by_alias=True) for entry in token_type.abi]
     token_factory = web3.eth.contract(abi=token_abi, bytecode=token_type.get_deployment_bytecode())
     langdao_factory = web3.eth.contract(abi=langdao_abi, bytecode=langdao_type.get_deployment_bytecode())
@@ -170,7 +200,11 @@ def cli(provider, out: Path, worlds: int, students: int, tutors: int, rate: int,
             calls.call("depositing", sender, langdao.functions.depositFunds(deposit))
         for tutor in cast[1 + students :]:
             calls.call("registering a tutor", of(tutor), langdao.functions.registerTutor([language], rate))
-    calls.mined()
+    # Last, so that their receipts are: a guard asks whether there is a contract at its LangDAO's address.
+    for cast, keeper_account, receipt in zip(casts, keepers, langdao_receipts, strict=True):
+        arguments = keeper_account.address, receipt["contractAddress"]
+        calls.create("deploying SettlementGuard", of(cast[0]), guard_factory, *arguments)
+    guard_receipts = calls.mined()[-worlds:]
 
     result = {
         "chain_id": chain_id,
@@ -180,21 +214,23 @@ def cli(provider, out: Path, worlds: int, students: int, tutors: int, rate: int,
                 "contract": receipt["contractAddress"],
                 "deploy_block": receipt["blockNumber"],
                 "owner": described(cast[0]),
+                "keeper": described(keeper_account),
+                "guard": guard_receipt["contractAddress"],
                 "students": [described(person) for person in cast[1 : 1 + students]],
                 "tutors": [described(person) for person in cast[1 + students :]],
             }
-            for cast, receipt in zip(casts, langdao_receipts, strict=True)
+            for cast, receipt, keeper_account, guard_receipt in zip(
+                casts, langdao_receipts, keepers, guard_receipts, strict=True
+            )
         ],
     }
-    partial = out.with_name(out.name + ".part")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.replace(out)
+    write(out, result)
 
     click.echo(f"PYUSD {token.address}")
     for world in result["worlds"]:
         click.echo(
             f"LangDAO {world['contract']} block {world['deploy_block']} owner {world['owner']['address']}, "
-            f"{students} students, {tutors} tutors"
+            f"{students} students, {tutors} tutors, guard {world['guard']}"
         )
     click.echo(f"{len(creations.sent) + len(calls.sent)} transactions in {time.monotonic() - started:.1f} s, {out}")
 
@@ -202,3 +238,47 @@ def cli(provider, out: Path, worlds: int, students: int, tutors: int, rate: int,
 def contract_address(creator: Sender) -> str:
     encoded = rlp.encode([bytes.fromhex(creator.account.address[2:]), creator.nonce])
     return Web3.to_checksum_address(Web3.keccak(encoded)[12:])
+
+
+def write(out: Path, result: dict) -> None:
+    """In one piece."""
+    partial = out.with_name(out.name + ".part")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(out)
+
+
+def deploy_guard(web3: Web3, langdao: str, keeper: str | None, out: Path) -> None:
+    """A guard for a LangDAO that is there. Does nothing if the file names one for the same two that still stands."""
+    if keeper is None:
+        raise click.UsageError("--guard-for needs --keeper: the address that may call the guard.")
+    there = common.place(web3, out, 0, langdao)
+    langdao, keeper = there.langdao.address, common.address(keeper)
+    if keeper == there.langdao.functions.owner().call():
+        raise click.UsageError("The keeper is the owner: a guard is for a keeper with a key of its own.")
+    known = json.loads(out.read_text()) if out.exists() else {}
+    if known and known.get("chain_id") != there.chain_id:
+        raise click.ClickException(f"{out} is of chain {known.get('chain_id')}: name another file with --out.")
+    worlds = known.get("worlds", [])
+    for world in worlds:
+        guard = world.get("guard")
+        if guard and immutables_of(bytes(web3.eth.get_code(guard))) == (keeper, langdao):
+            click.echo(f"There is a guard for {langdao} and {keeper} already: {guard}")
+            return
+    account = common.key_of("DEPLOYER_PRIVATE_KEY", None, "deployer")
+    guard_type = ape.project.SettlementGuard.contract_type
+    guard_abi = [entry.model_dump(mode="json", by_alias=True) for entry in guard_type.abi]
+    factory = web3.eth.contract(abi=guard_abi, bytecode=guard_type.get_deployment_bytecode())
+    data = factory.constructor(keeper, langdao).data_in_transaction
+    gas = web3.eth.estimate_gas({"from": account.address, "data": data, "gasPrice": 0})
+    common.check_funds(web3, account.address, gas, common.fees(web3)[0])
+    nonce = web3.eth.get_transaction_count(account.address, "pending")
+    batch = Batch(web3)
+    batch.create("deploying SettlementGuard", Sender(web3, account, there.chain_id, nonce), factory, keeper, langdao)
+    (receipt,) = batch.mined()
+    guard = receipt["contractAddress"]
+    if immutables_of(bytes(web3.eth.get_code(guard))) != (keeper, langdao):
+        raise click.ClickException(f"The code at {guard} isn't what was compiled here.")
+    # No keys here, and no people: this file may be of a public chain.
+    entry = {"contract": langdao, "guard": guard, "keeper": {"address": keeper}}
+    write(out, {"chain_id": there.chain_id, "token": there.token.address, **known, "worlds": [*worlds, entry]})
+    click.echo(f"SettlementGuard {guard} for {langdao}, keeper {keeper}; added to {out}")

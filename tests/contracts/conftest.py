@@ -1,17 +1,30 @@
-"""A LangDAO, a token, and the people of a lesson, on an Anvil that ape starts and rolls back after every test."""
+"""A LangDAO, a token, and the people of a lesson, on a node that is rolled back after every test.
 
+The node is an Anvil that ape starts, or the Hardhat node at CONTRACT_TESTS_NODE (`make test-hardhat`). Where the two
+put the same thing into different words, tests look at the bytes: `reverts` compares revert data.
+"""
+
+import contextlib
 import json
 import os
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import on_hardhat
 import pytest
+from ape.exceptions import VirtualMachineError
+from eth_abi import encode
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.contract.contract import ContractFunction
+from web3.exceptions import ContractLogicError, Web3RPCError
+from web3.logs import DISCARD
+
+from scripts.onchain import authorization
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +50,39 @@ def free_port() -> int:
 
 # Left to itself, ape takes a random port without looking; should another Anvil be there, a devnet's say, it would use
 # that one and roll it back after every test. Ape reads this when it connects, which is after this file is imported.
-os.environ["APE_FOUNDRY_HOST"] = f"http://127.0.0.1:{free_port()}"
+if hardhat := os.environ.get("CONTRACT_TESTS_NODE"):
+    on_hardhat.use()
+os.environ["APE_FOUNDRY_HOST"] = hardhat or f"http://127.0.0.1:{free_port()}"
+
+
+def data_of(error: Any) -> bytes | None:
+    """The revert data in a JSON-RPC error's `data`: Anvil's hex, or Hardhat's object with hex in it."""
+    if isinstance(error, dict):
+        error = error.get("data")
+    return bytes(HexBytes(error)) if isinstance(error, str) and error.startswith("0x") else None
+
+
+def revert_data(error: BaseException | None) -> bytes:
+    """What the contract answered, out of whatever ape, web3 and the node wrapped around it."""
+    while error is not None:
+        answer = (getattr(error, "rpc_response", None) or {}).get("error", {}).get("data", getattr(error, "data", None))
+        if (data := data_of(answer)) is not None:
+            return data
+        error = getattr(error, "base_err", None) or error.__cause__ or error.__context__
+    return b""
+
+
+def error_string(reason: str) -> bytes:
+    """The revert data of a failed `require` with a reason."""
+    return Web3.keccak(text="Error(string)")[:4] + encode(["string"], [reason])
+
+
+@contextlib.contextmanager
+def reverts(reason: str | None = None) -> Iterator[None]:
+    """The block has to end in a revert: with this `Error(string)`, or, when no reason is given, with empty data."""
+    with pytest.raises(VirtualMachineError) as caught:
+        yield
+    assert revert_data(caught.value) == (b"" if reason is None else error_string(reason))
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +113,11 @@ def other_tutor(accounts):
 @pytest.fixture(scope="session")
 def stranger(accounts):
     return accounts[5]
+
+
+@pytest.fixture(scope="session")
+def keeper(accounts):
+    return accounts[6]
 
 
 @pytest.fixture(scope="session")
@@ -146,19 +196,21 @@ class Node:
         call = {"from": sender.address, "to": function.address, "data": function._encode_transaction_data()}
         answer = self.web3.provider.make_request("eth_call", [call, "latest"])
         assert "error" in answer, "expected a revert"
-        return HexBytes(answer["error"].get("data") or "0x")
+        return HexBytes(data_of(answer["error"].get("data")) or b"")
 
     def submit(self, function: ContractFunction, sender, *, gas: int, gas_price: int = 0) -> HexBytes:
         """Sends as it is: no estimate, no error when it fails."""
-        return self.web3.eth.send_transaction(
-            {
-                "from": sender.address,
-                "to": function.address,
-                "data": function._encode_transaction_data(),
-                "gas": gas,
-                "gasPrice": gas_price,
-            }
-        )
+        data = function._encode_transaction_data()
+        return self.send({"from": sender.address, "to": function.address, "data": data, "gas": gas}, gas_price)
+
+    def send(self, transaction: dict, gas_price: int = 0) -> HexBytes:
+        try:
+            return self.web3.eth.send_transaction({**transaction, "gasPrice": gas_price})
+        except (ContractLogicError, Web3RPCError) as error:
+            # Hardhat mines what fails, and then answers with an error instead of the hash, which is in it.
+            answer = getattr(error, "rpc_response", None)
+            details = answer["error"]["data"] if answer else error.data
+            return HexBytes(details["txHash"])
 
     def receipt(self, tx_hash: HexBytes):
         # A node that mines on arrival still answers the send first.
@@ -190,3 +242,63 @@ def node(web3) -> Node:
 def call(wire):
     """`call.endSession(tutor)` builds the call without sending it."""
     return wire.functions
+
+
+@dataclass
+class Guarded:
+    """An owner's account that runs a guard's code: what is settled through it, and what its events say."""
+
+    node: Node
+    guard: Any  # the guard's ABI at the owner's address
+    keeper: Any
+
+    def settle(self, *items: tuple, sender=None, gas: int = 16_000_000):
+        """The receipt; items are (tutor, id, student)."""
+        return self.node.receipt(self.node.submit(self.call(*items), sender or self.keeper, gas=gas))
+
+    def call(self, *items: tuple) -> ContractFunction:
+        return self.guard.functions.settle([(str(tutor), session, str(student)) for tutor, session, student in items])
+
+    def said(self, receipt) -> list[tuple]:
+        """What the guard's events say of each item, in order: ("Settled", id), ("Skipped", id, reason), …"""
+        logs = [
+            log
+            for event in (self.guard.events.Settled(), self.guard.events.Skipped(), self.guard.events.Failed())
+            for log in event.process_receipt(receipt, errors=DISCARD)
+            if log["address"] == self.guard.address
+        ]
+        return [(log["event"], *log["args"].values()) for log in sorted(logs, key=lambda log: log["logIndex"])]
+
+
+def delegate(node: Node, account, delegate: str, sponsor, chain_id: int | None = None) -> None:
+    """Mines a type-4 transaction of `sponsor` with an authorization signed by `account`."""
+    web3 = node.web3
+    transaction = authorization.signed(
+        HexBytes(account.private_key),
+        delegate,
+        sender_key=HexBytes(sponsor.private_key),
+        chain_id=web3.eth.chain_id,
+        authorized_chain_id=chain_id,
+        account_nonce=web3.eth.get_transaction_count(account.address),
+        sender_nonce=web3.eth.get_transaction_count(sponsor.address),
+        max_fee=10**9,
+        tip=10**9,
+    )
+    assert node.receipt(web3.eth.send_raw_transaction(transaction))["status"] == 1
+
+
+@pytest.fixture(scope="session")
+def guard_abi() -> list[dict]:
+    return json.loads((ROOT / "contracts" / "interfaces" / "SettlementGuard.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def guard(project, owner, keeper, langdao):
+    return owner.deploy(project.SettlementGuard, keeper, langdao)
+
+
+@pytest.fixture
+def guarded(node, web3, guard, guard_abi, owner, keeper) -> Guarded:
+    """The owner of LangDAO, delegated to the guard."""
+    delegate(node, owner, guard.address, keeper)
+    return Guarded(node, web3.eth.contract(address=owner.address, abi=guard_abi), keeper)

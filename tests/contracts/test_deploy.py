@@ -12,7 +12,9 @@ import pytest
 from conftest import ROOT, SPANISH, free_port
 from web3 import HTTPProvider, Web3
 
-pytestmark = pytest.mark.timeout(180)
+from bot.chain.guard_code import immutables_of
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.own_node]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +40,13 @@ def interval_node():
 
 
 def deploy(url: str, out: Path, *options: str) -> subprocess.CompletedProcess:
+    return run_script("deploy", url, "--out", out, *options)
+
+
+def run_script(name: str, url: str, *options: str | Path) -> subprocess.CompletedProcess:
     ape = Path(sys.executable).with_name("ape")
     return subprocess.run(
-        [ape, "run", "deploy", "--network", url, "--out", out, *options],
+        [ape, "run", name, *options, "--network", url],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "APE_FOUNDRY_HOST"},
         capture_output=True,
@@ -82,6 +88,26 @@ def test_owner__is_the_worlds_own_account(remote, deployed):
         assert langdao.functions.owner().call() == world["owner"]["address"]
         assert langdao.functions.PYUSD_TOKEN().call() == deployed["token"]
         assert remote.eth.account.from_key(world["owner"]["key"]).address == world["owner"]["address"]
+
+
+def test_guard__of_each_world__is_for_its_contract_and_keeper(remote, deployed):
+    for world in deployed["worlds"]:
+        code = bytes(remote.eth.get_code(world["guard"]))
+        assert immutables_of(code) == (world["keeper"]["address"], world["contract"])
+        assert remote.eth.account.from_key(world["keeper"]["key"]).address == world["keeper"]["address"]
+
+
+def test_guard_for__a_contract_that_is_there__deployed_once(interval_node, remote, deployed, tmp_path, monkeypatch):
+    contract, keeper = deployed["worlds"][0]["contract"], deployed["worlds"][1]["keeper"]
+    monkeypatch.setenv("DEPLOYER_PRIVATE_KEY", keeper["key"])
+    out = tmp_path / "guard.json"
+    for said in ("added to", "already"):
+        finished = deploy(interval_node, out, "--guard-for", contract, "--keeper", keeper["address"])
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert said in finished.stdout
+    (entry,) = json.loads(out.read_text())["worlds"]
+    assert immutables_of(bytes(remote.eth.get_code(entry["guard"]))) == (keeper["address"], contract)
+    assert keeper["key"] not in out.read_text()
 
 
 def test_deploy_block__is_where_the_code_appeared(remote, deployed):

@@ -1,9 +1,7 @@
 """What students put in and take out, and plain ETH."""
 
-import ape
 import pytest
-from conftest import DEPOSIT
-from hexbytes import HexBytes
+from conftest import DEPOSIT, data_of, reverts
 
 
 def test_deposit__moves_tokens_and_is_announced(langdao, token, world, student):
@@ -23,14 +21,14 @@ def test_deposit__twice__adds_up(langdao, world, student):
 
 def test_deposit__nothing__refused(langdao, world, student):
     world.student(student)
-    with ape.reverts("Amount must be greater than 0"):
+    with reverts("Amount must be greater than 0"):
         langdao.depositFunds(0, sender=student)
 
 
 def test_deposit__without_allowance__reverts_and_credits_nothing(langdao, token, world, student):
     world.student(student, deposit=0)
     token.approve(langdao, 0, sender=student)
-    with ape.reverts():
+    with reverts():
         langdao.depositFunds(1, sender=student)
     assert langdao.getStudentPYUSDBalance(student) == 0
 
@@ -45,18 +43,18 @@ def test_withdraw__moves_tokens_and_is_announced(langdao, token, world, student)
 
 def test_withdraw__nothing__refused(langdao, world, student):
     world.student(student)
-    with ape.reverts("Amount must be greater than 0"):
+    with reverts("Amount must be greater than 0"):
         langdao.withdrawFunds(0, sender=student)
 
 
 def test_withdraw__more_than_there_is__refused(langdao, world, student):
     world.student(student)
-    with ape.reverts("Insufficient balance"):
+    with reverts("Insufficient balance"):
         langdao.withdrawFunds(DEPOSIT + 1, sender=student)
 
 
 def test_withdraw__while_studying__refused_first(langdao, student, lesson):
-    with ape.reverts("Student is studying"):
+    with reverts("Student is studying"):
         langdao.withdrawFunds(0, sender=student)
 
 
@@ -76,11 +74,11 @@ def test_unknown_call__reverts_with_empty_data(web3, langdao, stranger, data):
     answer = web3.provider.make_request(
         "eth_call", [{"from": stranger.address, "to": langdao.address, "data": data}, "latest"]
     )
-    assert HexBytes(answer["error"].get("data") or "0x") == b""
+    assert not data_of(answer["error"].get("data"))
 
 
 def test_eth_with_a_call__refused(langdao, student, tutor, lesson):
-    with ape.reverts():
+    with reverts():
         langdao.endSession(tutor, sender=student, value=1)
 
 
@@ -91,5 +89,5 @@ def test_owners_withdraw__empty__succeeds_and_moves_nothing(langdao, owner, stra
 
 
 def test_owners_withdraw__by_anybody_else__refused(langdao, stranger):
-    with ape.reverts("Not the owner"):
+    with reverts("Not the owner"):
         langdao.withdraw(sender=stranger)

@@ -3,9 +3,8 @@
 Numbers are those of contracts/README.md.
 """
 
-import ape
 import pytest
-from conftest import DEPOSIT, FRENCH, RATE, SPANISH
+from conftest import DEPOSIT, FRENCH, RATE, SPANISH, reverts
 from eth_abi import encode
 from web3 import Web3
 
@@ -112,7 +111,7 @@ def test_emergency_end__succeeds_and_ends_nothing(langdao, owner, tutor, lesson)
 
 
 def test_emergency_end__by_anybody_else__refused(langdao, student, lesson):
-    with ape.reverts("Not the owner"):
+    with reverts("Not the owner"):
         langdao.emergencyEndSession(lesson, sender=student)
 
 

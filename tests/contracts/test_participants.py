@@ -1,8 +1,7 @@
 """Registration, rates, budgets, and the small pure functions."""
 
-import ape
 import pytest
-from conftest import BUDGET, ENGLISH, FRENCH, RATE, SPANISH
+from conftest import BUDGET, ENGLISH, FRENCH, RATE, SPANISH, reverts
 
 LANGUAGES = (
     "en es fr de it pt ru zh ja ko ar hi nl sv no da fi pl tr el he th vi id ms tl uk cs hu ro bg hr sr sk sl lt lv et"
@@ -26,15 +25,15 @@ def test_register_student__stored_and_announced(langdao, student):
 
 def test_register_student__twice__refused(langdao, student):
     langdao.registerStudent(FRENCH, BUDGET, sender=student)
-    with ape.reverts("Student already registered"):
+    with reverts("Student already registered"):
         langdao.registerStudent(FRENCH, BUDGET, sender=student)
 
 
 def test_register_student__language_255__refused_before_anything_else(langdao, student):
-    with ape.reverts("Unsupported language"):
+    with reverts("Unsupported language"):
         langdao.registerStudent(255, BUDGET, sender=student)
     langdao.registerStudent(FRENCH, BUDGET, sender=student)
-    with ape.reverts("Unsupported language"):
+    with reverts("Unsupported language"):
         langdao.registerStudent(255, BUDGET, sender=student)
 
 
@@ -60,12 +59,12 @@ def test_register_tutor__no_language__taken(langdao, tutor):
 
 def test_register_tutor__twice__refused(langdao, tutor):
     langdao.registerTutor([SPANISH], RATE, sender=tutor)
-    with ape.reverts("Tutor already registered"):
+    with reverts("Tutor already registered"):
         langdao.registerTutor([255], RATE, sender=tutor)
 
 
 def test_register_tutor__language_255_among_others__refused_whole(langdao, tutor):
-    with ape.reverts("Unsupported language"):
+    with reverts("Unsupported language"):
         langdao.registerTutor([SPANISH, 255], RATE, sender=tutor)
     assert not langdao.getTutorInfo(tutor).isRegistered
     assert not langdao.getTutorLanguage(tutor, SPANISH)
@@ -92,7 +91,7 @@ def test_update_rate__of_one_language(langdao, tutor):
 
 def test_update_rate__language_not_offered__refused(langdao, tutor):
     langdao.registerTutor([SPANISH], RATE, sender=tutor)
-    with ape.reverts("Tutor does not offer this language"):
+    with reverts("Tutor does not offer this language"):
         langdao.updateRate(FRENCH, 7, sender=tutor)
 
 
@@ -104,7 +103,7 @@ def test_unregistered__refused_everywhere(langdao, stranger, tutor):
         lambda: langdao.withdrawFunds(0, sender=stranger),
         lambda: langdao.startSession(tutor, SPANISH, sender=stranger),
     ):
-        with ape.reverts("User not registered"):
+        with reverts("User not registered"):
             attempt()
 
 

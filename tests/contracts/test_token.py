@@ -2,6 +2,7 @@
 
 import ape
 import pytest
+from conftest import reverts
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_transfer(token, funded, tutor):
 
 
 def test_transfer__more_than_there_is__refused(token, funded, tutor):
-    with ape.reverts("insufficient funds"):
+    with reverts("insufficient funds"):
         token.transfer(tutor, 101, sender=funded)
 
 
@@ -35,13 +36,13 @@ def test_transfer_from__uses_up_the_allowance(token, funded, tutor, stranger):
     token.approve(stranger, 50, sender=funded)
     token.transferFrom(funded, tutor, 30, sender=stranger)
     assert token.allowance(funded, stranger) == 20
-    with ape.reverts("insufficient allowance"):
+    with reverts("insufficient allowance"):
         token.transferFrom(funded, tutor, 21, sender=stranger)
 
 
 def test_paused__nothing_moves_until_unpaused(token, funded, tutor, owner):
     token.pause(sender=owner)
-    with ape.reverts("whenNotPaused"):
+    with reverts("whenNotPaused"):
         token.transfer(tutor, 1, sender=funded)
     token.unpause(sender=owner)
     token.transfer(tutor, 1, sender=funded)
@@ -51,7 +52,7 @@ def test_paused__nothing_moves_until_unpaused(token, funded, tutor, owner):
 def test_frozen__on_either_side__nothing_moves(request, token, funded, tutor, owner, side):
     frozen = request.getfixturevalue(side)
     token.freeze(frozen, sender=owner)
-    with ape.reverts("address frozen"):
+    with reverts("address frozen"):
         token.transfer(tutor, 1, sender=funded)
     token.unfreeze(frozen, sender=owner)
     token.transfer(tutor, 1, sender=funded)
