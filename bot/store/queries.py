@@ -70,6 +70,19 @@ def meta(session: Session, *names: str) -> dict[str, str]:
     return {row.name: row.value for row in session.exec(select(Meta).where(col(Meta.name).in_(names)))}
 
 
+def counts(session: Session) -> dict[str, int]:
+    """How many logs, sessions and settlements the index holds."""
+    tables = {"logs": Log, "sessions": ChainSession, "settlements": Settlement}
+    return {name: session.exec(select(func.count()).select_from(table)).one() for name, table in tables.items()}
+
+
+def unfinished(session: Session) -> dict[str, int]:
+    """Of how many sessions the rate, and of how many settlements the ender, hasn't been read."""
+    sessions = select(func.count()).select_from(ChainSession).where(col(ChainSession.rate).is_(None))
+    settlements = select(func.count()).select_from(Settlement).where(col(Settlement.ended_by).is_(None))
+    return {"sessions": session.exec(sessions).one(), "settlements": session.exec(settlements).one()}
+
+
 def newest_block(session: Session) -> Row | None:
     """The newest header of the followed chain: how far the index is."""
     return _first(session, select(Block).order_by(col(Block.number).desc()).limit(1))

@@ -219,7 +219,7 @@ def stretch(first: int, last: int, branch: int, starts: tuple[int, ...] = (), en
     for index, (number, name, block) in enumerate(
         [(n, "SessionStarted", first) for n in starts] + [(n, "SessionEnded", last) for n in ends]
     ):
-        log = LogRow(f"0x{branch}{block}", index, block, block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
+        log = LogRow(block, index, f"0x{branch}{block}", block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
         rows.logs.append(log)
     return rows
 

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "feeds": EDGE,
     "nudges": EDGE,
     "web": EDGE | {"store", "reconciler", "feeds"},
-    "ops": EDGE | {"store", "reconciler", "chain", "feeds"},
+    "ops": EDGE | {"store", "reconciler", "chain", "feeds", "ground"},
     "ground": EDGE | {"store", "chain"},
     "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground"},
     "cli": EDGE | {"store", "chain", "feeds", "web", "ops", "keeper"},
