@@ -22,7 +22,7 @@ from bot.settings import Settings
 
 GIVE_UP_S = 60.0
 LONGEST_PAUSE_S = 5.0
-_GC_THRESHOLD = 100_000  # rows come in bulk and hold no cycles
+GC_THRESHOLD = 100_000  # rows come in bulk and hold no cycles
 
 
 class Violated(KeeperError):
@@ -49,7 +49,7 @@ async def index(settings: Settings, *, details: bool, follow: bool, tell: Tell) 
     Raises Violated, or TryAgain when the node gave nothing for too long.
     """
     before = gc.get_threshold()
-    gc.set_threshold(_GC_THRESHOLD)
+    gc.set_threshold(GC_THRESHOLD)
     try:
         async with opened(settings) as ground:
             return await _Indexing(settings, ground, tell).work(details=details, follow=follow)
