@@ -41,7 +41,7 @@ class Chain:
 @contextmanager
 def long_chain() -> Iterator[Chain]:
     """Anvil with the long chain on it; the first call builds it, which takes a few minutes."""
-    code = _emitter()
+    code = emitter()
     name = hashlib.sha256(f"{code}{BLOCKS}{TRANSACTIONS}{LESSONS}{DEPOSITS}".encode()).hexdigest()[:12]
     state, about = CACHE / f"{name}.state", CACHE / f"{name}.json"
     if not about.exists():
@@ -57,7 +57,8 @@ def long_chain() -> Iterator[Chain]:
         yield Chain(node.url, facts["contract"], facts["deploy_block"], facts["last_block"])
 
 
-def _emitter() -> str:
+def emitter() -> str:
+    """The emitter's deployment bytecode."""
     source = Path(__file__).with_name("Emitter.vy")
     vyper = Path(sys.executable).with_name("vyper")
     done = subprocess.run([vyper, "-f", "bytecode", source], capture_output=True, text=True, check=True)

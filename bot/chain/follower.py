@@ -232,14 +232,14 @@ class Follower:
 
     async def _to_head(self) -> None:
         while True:
-            latest = await self._header("latest")
+            latest, finalized = await self._look()
             number = _number(latest)
             self._node_head = number
             reached = self._cursor()
             if reached is not None and self._is_known(latest, reached):
                 await self._stand(latest, reached)
                 return
-            await self._look_at_finality(number)
+            await self._look_at_finality(number, finalized)
             ancestor = await self._ancestor(latest, reached)
             if reached is not None and ancestor is not None and ancestor != reached:
                 if not await self._leave_branch(latest, reached, ancestor):
@@ -510,13 +510,28 @@ class Follower:
 
     # Finality
 
-    async def _look_at_finality(self, head: int) -> None:
-        """Moves the finalized block forwards, never back."""
+    async def _look(self) -> tuple[RawHeader, RawHeader | None]:
+        """The node's head, and where that will be wanted the finalized block too, in one request."""
+        if not (self._unfinal and self._has_finalized_tag):
+            return await self._header("latest"), None
+        calls = [("eth_getBlockByNumber", (tag, False)) for tag in ("latest", "finalized")]
+        latest, finalized = await self._rpc.batch_as(RawHeader | None, calls)
+        if isinstance(latest, RpcError):
+            raise latest
+        if latest is None:
+            raise WrongAnswer("the node has no block latest")
+        # What was refused here is asked for by itself, and refused or not as that deserves.
+        return latest, finalized if isinstance(finalized, RawHeader) else None
+
+    async def _look_at_finality(self, head: int, finalized: RawHeader | None) -> None:
+        """Moves the finalized block forwards, never back. `finalized`: the node's, where it was asked for already."""
         if not self._unfinal and 0 <= head - self._finality_looked_at < FINALITY_EVERY:
             return
         self._finality_looked_at = head
         final_to = head - DEPTH_OF_FINALITY
-        if self._has_finalized_tag:
+        if finalized is not None:
+            final_to = _number(finalized)
+        elif self._has_finalized_tag:
             try:
                 header = await self._rpc.header("finalized")
             except RpcError as error:
