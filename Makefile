@@ -73,6 +73,15 @@ lint: setup ## ruff: rules and format
 types: setup ## mypy, strict on bot/domain
 	@mypy
 
+##@ Measure
+.PHONY: bench-index
+bench-index: setup ## the index against its floor, five times in turns; builds its chain once (2 minutes)
+	@$(PY) -m bench.index
+
+.PHONY: bench-lag
+bench-lag: setup ## from a block to its committed rows, by websocket and by polling
+	@$(PY) -m bench.lag
+
 ##@ Maintain
 .PHONY: format
 format: setup ## rewrite the code in the project's format

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from bot.domain.address import Address, checksum
@@ -161,6 +162,7 @@ def _check(topics: Sequence[str], topic_count: int, data: str, words: int) -> No
         raise ValueError
 
 
+@lru_cache(maxsize=65_536)
 def _address(word: str) -> Address:
     """An address from a topic (0x and 64 digits)."""
     address = checksum("0x" + word[-40:])

@@ -84,9 +84,18 @@ class Details:
 
     async def fill(self) -> None:
         """Reads all that is unfinished now, once. Raises TryAgain or RpcError when the node can't answer at all."""
+        await self.fill_sessions()
+        await self.fill_senders()
+
+    async def fill_sessions(self) -> None:
+        """Rates and tokens alone."""
         self._forget_refusals()
         for page in (store.sessions_without_rate, store.settlements_without_start):
             await self._each_page("session", page, self._read_sessions)
+
+    async def fill_senders(self) -> None:
+        """Who ended alone; of settlements whose student is known."""
+        self._forget_refusals()
         await self._each_page("sender", store.settlements_without_sender, self._read_senders)
 
     async def _each_page(self, what: str, page: Page, read: Callable[[list[Unread]], Awaitable[set[int]]]) -> None:
@@ -141,10 +150,12 @@ class Details:
     # Who ended it
 
     async def _read_senders(self, wanted: list[Unread]) -> set[int]:
-        calls = [("eth_getTransactionByHash", (one.tx_hash,)) for one in wanted]
-        answers = await self._rpc.batch_as(RawTransaction | None, calls)
+        hashes = list(dict.fromkeys(one.tx_hash for one in wanted))  # a transaction may end many sessions
+        calls = [("eth_getTransactionByHash", (tx_hash,)) for tx_hash in hashes]
+        answers = dict(zip(hashes, await self._rpc.batch_as(RawTransaction | None, calls), strict=True))
         senders: dict[int, tuple[Unread, Address]] = {}
-        for one, got in zip(wanted, answers, strict=True):
+        for one in wanted:
+            got = answers[one.tx_hash]
             address = checksum(got.sender) if isinstance(got, RawTransaction) else None
             if address is not None:
                 senders[one.session_id] = (one, address)

@@ -24,7 +24,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,6 +53,8 @@ FINALITY_EVERY = 32  # blocks between looks at finality while no settlement wait
 MOVED_RETRIES = 5  # passes in a row that the chain may spoil by moving
 LONGEST_BACKOFF_S = 8.0
 PROGRESS_EVERY_S = 2.0
+LATE_INDEX_BLOCKS = 1_000  # a first backfill of so many blocks makes the unordered indexes at its end
+PAGES_AHEAD = 2  # asked for while one is written; each is in memory as a whole
 
 log = structlog.get_logger()
 
@@ -80,12 +82,47 @@ class Change:
     live: bool = False  # the index has reached the node's head
 
 
-class _Page(NamedTuple):
+class Progress(NamedTuple):
+    """How far a backfill is. `waits_for`: what it mostly waited for since the last page, the node or the disk."""
+
+    block: int
     first: int
     last: int
-    logs: list[RawLog]
+    logs: int
+    logs_per_s: int
+    left_s: int
+    waits_for: str
+
+
+class _Page(NamedTuple):
+    last: int
+    rows: Rows
     end: RawHeader
-    times: dict[int, int]
+
+
+class _Meter:
+    """How fast a backfill goes, and what it waits for."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self._first, self._last = first, last
+        self._logs = 0
+        self._started_s = time.monotonic()
+        self._waited_s = {"node": 0.0, "disk": 0.0}
+
+    @contextlib.contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        since_s = time.monotonic()
+        yield
+        # The past counts less with each page: what matters is what holds it up now.
+        self._waited_s[what] = self._waited_s[what] * 0.8 + time.monotonic() - since_s
+
+    def passed(self, block: int, logs: int) -> Progress:
+        self._logs += logs
+        took_s = max(time.monotonic() - self._started_s, 1e-3)
+        left_s = took_s / (block - self._first + 1) * (self._last - block)
+        waits_for = max(self._waited_s, key=lambda what: self._waited_s[what])
+        rate = round(self._logs / took_s)
+        return Progress(block, self._first, self._last, self._logs, rate, round(left_s), waits_for)
 
 
 class Follower:
@@ -93,6 +130,7 @@ class Follower:
 
     `on_change` is awaited after each commit. If it raises TryAgain, the same change is told again at the next pass, so
     within a process each one arrives at least once; a restart tells nothing of the past, the rows say it.
+    `on_progress` is called after each page of a backfill.
     """
 
     def __init__(
@@ -104,6 +142,7 @@ class Follower:
         poll_interval_s: float,
         confirmations: int,
         on_change: Callable[[Change], Awaitable[None]],
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._rpc = rpc
         self._writer = writer
@@ -114,6 +153,9 @@ class Follower:
         self._poll_interval_s = poll_interval_s
         self._confirmations = confirmations
         self._on_change = on_change
+        self._on_progress = on_progress
+        self._progress_said_s = 0.0
+        self._indexes_delayed = False
         self._pages = Pages()
         self._bloom = Bloom(identity.contract)
         self._zone: dict[int, str] | None = None  # number -> hash of the headers held; None: not loaded yet
@@ -190,14 +232,14 @@ class Follower:
 
     async def _to_head(self) -> None:
         while True:
-            latest = await self._header("latest")
+            latest, finalized = await self._look()
             number = _number(latest)
             self._node_head = number
             reached = self._cursor()
             if reached is not None and self._is_known(latest, reached):
                 await self._stand(latest, reached)
                 return
-            await self._look_at_finality(number)
+            await self._look_at_finality(number, finalized)
             ancestor = await self._ancestor(latest, reached)
             if reached is not None and ancestor is not None and ancestor != reached:
                 if not await self._leave_branch(latest, reached, ancestor):
@@ -207,6 +249,7 @@ class Follower:
             if first <= self._final_to:
                 await self._backfill(first, min(self._final_to, number))
                 continue  # that may have taken long: look at the head again
+            await self._have_indexes()
             if await self._follow_zone(latest, first):
                 return
 
@@ -222,6 +265,7 @@ class Follower:
 
     async def _stand(self, latest: RawHeader, reached: int) -> None:
         """The node brings nothing new."""
+        await self._have_indexes()
         self.violated = False
         number = _number(latest)
         if number < reached:
@@ -239,38 +283,42 @@ class Follower:
     # Up to the finalized block: pages
 
     async def _backfill(self, first: int, last: int) -> None:
-        """Commits pages from `first` to `last`, the next one under way while one is written."""
-        started_s = told_s = time.monotonic()
-        done = 0
-        total = last - first + 1
+        """Commits pages from `first` to `last`; while one is written, the next ones are under way."""
         self.at_head.clear()
-        fetching: asyncio.Task[_Page] | None = asyncio.create_task(self._fetch(first, last))
+        if self._cursor() is None and last - first >= LATE_INDEX_BLOCKS:
+            await self._writer(store.delay_indexes)
+            self._indexes_delayed = True
+        meter = _Meter(first, last)
+        ahead: deque[tuple[asyncio.Task[_Page], int]] = deque()
+        asked = first
         try:
-            while fetching is not None:
-                page = await fetching
-                fetching = asyncio.create_task(self._fetch(page.last + 1, last)) if page.last < last else None
-                end = chainrows.block_row(page.end)
-                # The deployment block's header is held too: a chain that was begun anew shows there.
-                await self._commit(chainrows.rows_of(page.logs, [end], page.times), page.end, live=False)
-                done += len(page.logs)
-                if time.monotonic() - told_s >= PROGRESS_EVERY_S or (fetching is None and total > ZONE_STEP):
-                    told_s = time.monotonic()
-                    self._say_progress(page.last - first + 1, total, done, told_s - started_s)
+            while ahead or asked <= last:
+                while len(ahead) < PAGES_AHEAD and asked <= last:
+                    until = min(last, asked + self._pages.blocks - 1)
+                    ahead.append((asyncio.create_task(self._fetch(asked, until)), until))
+                    asked = until + 1
+                fetching, until = ahead[0]
+                with meter.waiting_for("node"):
+                    page = await fetching
+                ahead.popleft()
+                if page.last < until:  # the node took less: what is left of it comes first
+                    ahead.appendleft((asyncio.create_task(self._fetch(page.last + 1, until)), until))
+                with meter.waiting_for("disk"):
+                    await self._commit(page.rows, page.end, live=False)
+                self._say_progress(meter.passed(page.last, len(page.rows.logs)))
         finally:
-            if fetching is not None:
+            for fetching, _ in ahead:
                 fetching.cancel()
-                await asyncio.gather(fetching, return_exceptions=True)
+            await asyncio.gather(*(fetching for fetching, _ in ahead), return_exceptions=True)
 
-    def _say_progress(self, blocks: int, total: int, logs: int, took_s: float) -> None:
-        log.info(
-            "backfill.progress",
-            block=self.head.number if self.head else None,
-            percent=round(100 * blocks / total, 1),
-            logs=logs,
-            logs_per_s=round(logs / took_s) if took_s > 0 else None,
-            left_s=round(took_s / blocks * (total - blocks)),
-            page_blocks=self._pages.blocks,
-        )
+    def _say_progress(self, progress: Progress) -> None:
+        if self._on_progress is not None:
+            self._on_progress(progress)
+        now_s = time.monotonic()
+        ends = progress.block == progress.last and progress.last - progress.first >= ZONE_STEP
+        if ends or now_s - self._progress_said_s >= PROGRESS_EVERY_S:
+            self._progress_said_s = now_s
+            log.info("backfill.progress", **progress._asdict(), page_blocks=self._pages.blocks)
 
     async def _fetch(self, first: int, last: int) -> _Page:
         """One page from `first`, of as many blocks as the node takes."""
@@ -287,7 +335,9 @@ class Follower:
                 continue
             chainrows.check(logs, self._contract_lower, first, until)
             self._pages.answered(until - first + 1, len(logs))
-            return _Page(first, until, logs, end, await self._times(logs))
+            # The deployment block's header is held too: a chain that was begun anew shows there.
+            rows = chainrows.rows_of(logs, [chainrows.block_row(end)], await self._times(logs))
+            return _Page(until, rows, end)
 
     async def _times(self, logs: Sequence[RawLog]) -> dict[int, int]:
         """Block times that the logs left out, from headers in batches; they have to be of the logs' own blocks."""
@@ -394,9 +444,17 @@ class Follower:
 
     # The store
 
+    async def _have_indexes(self) -> None:
+        """The indexes that a backfill left for its end; also one that was killed before."""
+        if self._indexes_delayed:
+            await self._writer(store.make_indexes)
+            self._indexes_delayed = False
+
     async def _load(self) -> None:
         """Where the index stands, from the database."""
-        held, final_to = await self._writer(lambda session: (store.zone(session), memory.get(session, "finalized")))
+        held, final_to, self._indexes_delayed = await self._writer(
+            lambda session: (store.zone(session), memory.get(session, "finalized"), store.indexes_delayed(session))
+        )
         self._final_to = int(final_to) if final_to else -1
         self._zone = {row.number: row.hash for row in held}
 
@@ -452,13 +510,28 @@ class Follower:
 
     # Finality
 
-    async def _look_at_finality(self, head: int) -> None:
-        """Moves the finalized block forwards, never back."""
+    async def _look(self) -> tuple[RawHeader, RawHeader | None]:
+        """The node's head, and where that will be wanted the finalized block too, in one request."""
+        if not (self._unfinal and self._has_finalized_tag):
+            return await self._header("latest"), None
+        calls = [("eth_getBlockByNumber", (tag, False)) for tag in ("latest", "finalized")]
+        latest, finalized = await self._rpc.batch_as(RawHeader | None, calls)
+        if isinstance(latest, RpcError):
+            raise latest
+        if latest is None:
+            raise WrongAnswer("the node has no block latest")
+        # What was refused here is asked for by itself, and refused or not as that deserves.
+        return latest, finalized if isinstance(finalized, RawHeader) else None
+
+    async def _look_at_finality(self, head: int, finalized: RawHeader | None) -> None:
+        """Moves the finalized block forwards, never back. `finalized`: the node's, where it was asked for already."""
         if not self._unfinal and 0 <= head - self._finality_looked_at < FINALITY_EVERY:
             return
         self._finality_looked_at = head
         final_to = head - DEPTH_OF_FINALITY
-        if self._has_finalized_tag:
+        if finalized is not None:
+            final_to = _number(finalized)
+        elif self._has_finalized_tag:
             try:
                 header = await self._rpc.header("finalized")
             except RpcError as error:

@@ -7,7 +7,7 @@ the refused size is tried again only after a while of successes. Pure: no clock,
 from __future__ import annotations
 
 TARGET_LOGS = 5_000  # about 3 MB of JSON
-FIRST_BLOCKS = 1_000
+FIRST_BLOCKS = 64  # until the density is known: a dense chain's first answer has to fit into memory too
 MOST_BLOCKS = 100_000
 _TRUST_AFTER = 16  # pages answered at the ceiling before it is raised
 

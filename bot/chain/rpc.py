@@ -45,6 +45,7 @@ class Rpc:
         self._ids = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
         self.requests = 0
+        self.log_requests = 0  # those that asked for logs, a batch counting once
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -217,6 +218,7 @@ class Rpc:
 
     async def _exchange(self, place: Endpoint, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
         self.requests += 1
+        self.log_requests += b'"eth_getLogs"' in body
         try:
             try:
                 answer = parse(await place.exchange(self._http(), body, ids))

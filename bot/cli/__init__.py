@@ -25,6 +25,7 @@ PROGRAM = "langdao-keeper"
 # Command -> module with a click command `command`, in the order in which an operator meets them.
 COMMANDS = {
     "run": "bot.cli.run",
+    "index": "bot.cli.index",
     "status": "bot.cli.status",
     "doctor": "bot.cli.doctor",
     "stranded": "bot.cli.stranded",

@@ -22,18 +22,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlmodel import Session
 
 from bot.errors import Misconfigured
+from bot.store.pragmas import PRAGMAS
 
 T = TypeVar("T")
-
-# Each pragma with its reason.
-PRAGMAS = (
-    "PRAGMA journal_mode=WAL",  # readers (status, explain) never wait for the writer, nor it for them
-    "PRAGMA synchronous=NORMAL",  # safe from corruption in WAL; durable transactions raise it to FULL
-    "PRAGMA foreign_keys=ON",  # off by default in SQLite
-    "PRAGMA busy_timeout=5000",  # ms; another command's inbox row may hold the lock for an instant
-    "PRAGMA temp_store=MEMORY",  # sorting needs no temporary files
-    "PRAGMA journal_size_limit=67108864",  # bytes; give the disk back after a large backfill
-)
 
 
 class Database:

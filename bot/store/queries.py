@@ -7,8 +7,8 @@ Doesn't promise to be cheap on a whole history: lists are limited by their calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import String, cast, func
 from sqlmodel import Session, col, or_, select
@@ -68,6 +68,19 @@ _CHUNK = 500
 def meta(session: Session, *names: str) -> dict[str, str]:
     """These single values, as far as they are there."""
     return {row.name: row.value for row in session.exec(select(Meta).where(col(Meta.name).in_(names)))}
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many logs, sessions and settlements the index holds."""
+    tables = {"logs": Log, "sessions": ChainSession, "settlements": Settlement}
+    return {name: session.exec(select(func.count()).select_from(table)).one() for name, table in tables.items()}
+
+
+def unfinished(session: Session) -> dict[str, int]:
+    """Of how many sessions the rate, and of how many settlements the ender, hasn't been read."""
+    sessions = select(func.count()).select_from(ChainSession).where(col(ChainSession.rate).is_(None))
+    settlements = select(func.count()).select_from(Settlement).where(col(Settlement.ended_by).is_(None))
+    return {"sessions": session.exec(sessions).one(), "settlements": session.exec(settlements).one()}
 
 
 def newest_block(session: Session) -> Row | None:
@@ -200,18 +213,52 @@ def requests_for(session: Session, session_id: int) -> list[Row]:
 # Settlements, transactions, alerts, inbox ----------------------------------------------------------------------------
 
 
+class Which(NamedTuple):
+    """Of which settlements: these participants', and those that ended in [since_s, until_s), chain seconds."""
+
+    student: str | None = None
+    tutor: str | None = None
+    participant: str | None = None  # in either role
+    since_s: int | None = None
+    until_s: int | None = None
+
+    def of(self, query: Any) -> Any:
+        if self.student is not None:
+            query = query.where(Settlement.student == self.student)
+        if self.tutor is not None:
+            query = query.where(Settlement.tutor == self.tutor)
+        if self.participant is not None:
+            query = query.where(or_(Settlement.student == self.participant, Settlement.tutor == self.participant))
+        if self.since_s is not None:
+            query = query.where(col(Settlement.ended_at) >= self.since_s)
+        if self.until_s is not None:
+            query = query.where(col(Settlement.ended_at) < self.until_s)
+        return query
+
+
 def settlements(
-    session: Session, *, student: str | None = None, tutor: str | None = None, limit: int | None = None
+    session: Session,
+    *,
+    student: str | None = None,
+    tutor: str | None = None,
+    limit: int | None = None,
+    which: Which | None = None,
 ) -> list[Row]:
     """The public columns, the newest settlement first."""
     query = select(Settlement).order_by(col(Settlement.block_number).desc(), col(Settlement.session_id).desc())
-    if student is not None:
-        query = query.where(Settlement.student == student)
-    if tutor is not None:
-        query = query.where(Settlement.tutor == tutor)
+    query = (which or Which(student, tutor)).of(query)
     if limit is not None:
         query = query.limit(limit)
     return [_public(row) for row in _rows(session, query)]
+
+
+def each_settlement(session: Session, which: Which) -> Iterator[Row]:
+    """The public columns, the oldest settlement first, however many there are: a few at a time are in memory."""
+    columns = [col(getattr(Settlement, name)) for name in SETTLEMENT_COLUMNS]
+    query = which.of(select(*columns).order_by(col(Settlement.block_number), col(Settlement.session_id)))
+    found = session.connection().execution_options(yield_per=_CHUNK).execute(query)
+    for row in found.mappings():
+        yield dict(row)
 
 
 def settlement(session: Session, session_id: int) -> Row | None:

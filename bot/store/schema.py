@@ -1,7 +1,8 @@
 """The schema's version and how to reach it.
 
 Promises: `upgrade` brings an empty or older database to the schema of this program, and refuses a newer one.
-Alembic is imported only when there is something to migrate: most starts have nothing.
+Alembic is imported only when there is something to migrate: a new database is made as the tables say, which a test
+holds equal to what the migrations make.
 """
 
 from __future__ import annotations
@@ -35,6 +36,32 @@ def upgrade(database: Database) -> None:
             f"The database has schema {present}, newer than this keeper's {HEAD}. "
             "Upgrade the keeper or choose another DATABASE_URL"
         )
+    if present is None and _is_empty(database):
+        _create(database)
+    else:
+        migrate(database)
+
+
+def _is_empty(database: Database) -> bool:
+    with database.engine.connect() as connection:
+        return not inspect(connection).get_table_names()
+
+
+def _create(database: Database) -> None:
+    """All tables at once, marked as Alembic would."""
+    from bot.store.tables import Table
+
+    with database.engine.connect().execution_options(keeper_write=True) as connection, connection.begin():
+        Table.metadata.create_all(connection, checkfirst=False)
+        connection.exec_driver_sql(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
+            " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
+        connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+
+
+def migrate(database: Database) -> None:
+    """Runs the migrations that this database hasn't had."""
     from alembic import command
     from alembic.config import Config
 

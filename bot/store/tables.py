@@ -8,7 +8,7 @@ Doesn't promise that rows above the finalized block stay: a reorg takes away wha
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text
 from sqlmodel import Field, SQLModel
 
 from bot.store.naming import metadata
@@ -43,12 +43,16 @@ class Block(Table, table=True):
 
 
 class Log(Table, table=True):
-    """The contract's logs on the canonical chain: the chain's facts. `name` is null for an event we don't know."""
+    """The contract's logs on the canonical chain: the chain's facts. `name` is null for an event we don't know.
+
+    Keyed by number, not hash: of each height only one block is here, and rows that come in the order of the key cost
+    a third of what rows in the order of hashes do.
+    """
 
     __tablename__ = "logs"
-    block_hash: str = Field(primary_key=True)
-    log_index: int = Field(primary_key=True)
-    block_number: int = Field(sa_column=_big(nullable=False, index=True))
+    block_number: int = Field(sa_column=_big(primary_key=True))
+    log_index: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    block_hash: str
     timestamp_s: int | None = Field(default=None, sa_column=_big())
     tx_hash: str
     tx_index: int

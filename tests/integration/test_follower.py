@@ -104,6 +104,22 @@ async def test_catch_up__quiet_block__is_told_with_one_request(world: World, tmp
         assert (change.started, change.ended, change.funds) == ((), (), ())
 
 
+async def test_catch_up__quiet_block_while_a_settlement_waits_for_finality__is_told_with_one_request(
+    world: World, tmp_path: Path
+) -> None:
+    async with index(world, tmp_path / "a.db") as one:
+        world.start()
+        world.end()
+        await one.follower.catch_up()
+        world.node.mine()
+        before = one.rpc.requests
+        await one.pass_once()
+        assert one.rpc.requests == before + 1
+        world.node.mine(70)
+        await one.follower.catch_up()
+        assert one.rows("settlements")[0]["finality"] == "final"
+
+
 async def test_catch_up__no_new_block__tells_nothing(world: World, tmp_path: Path) -> None:
     async with index(world, tmp_path / "a.db") as one:
         await one.follower.catch_up()
@@ -514,9 +530,16 @@ async def test_finality__node_without_the_tag__goes_by_depth(world: World, tmp_p
     world.start()
     world.end()
     proxy = Proxy(world.node.url)
-    proxy.before = lambda body: (
-        error(body, -32602, "invalid block tag") if isinstance(body, dict) and "finalized" in body["params"] else None
-    )
+
+    def refuse(call: Any, reply: Any) -> Any:
+        return error(call, -32602, "invalid block tag") if "finalized" in call["params"] else reply
+
+    def after(body: Any, reply: Any) -> Any:
+        if isinstance(body, list):
+            return [refuse(*one) for one in zip(body, reply, strict=True)]
+        return refuse(body, reply)
+
+    proxy.after = after
     async with index(world, tmp_path / "a.db", rpc_url=await proxy.start()) as one:
         await one.follower.catch_up()
         assert one.rows("settlements")[0]["finality"] == "seen"

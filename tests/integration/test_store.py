@@ -25,7 +25,7 @@ from bot.store import chain_rows, identity
 from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start, Step
 from bot.store.db import Database, Writer, reachable
 from bot.store.lock import Lock, holder
-from bot.store.schema import HEAD, upgrade, version
+from bot.store.schema import HEAD, migrate, upgrade, version
 from bot.store.tables import FactRow, Meta, Table
 
 STUDENT, TUTOR = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"
@@ -72,6 +72,17 @@ def test_upgrade__empty_database__equals_the_metadata(database: Database) -> Non
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
     assert version(database) == HEAD
+
+
+def test_migrate__empty_database__equals_what_upgrade_makes(url: str) -> None:
+    """a new database is made as the tables say, which a test holds equal to what the migrations make"""
+    one = Database(url)
+    migrate(one)
+    with one.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+    assert version(one) == HEAD
+    one.dispose()
 
 
 def test_upgrade__again__changes_nothing(database: Database) -> None:
@@ -219,7 +230,7 @@ def stretch(first: int, last: int, branch: int, starts: tuple[int, ...] = (), en
     for index, (number, name, block) in enumerate(
         [(n, "SessionStarted", first) for n in starts] + [(n, "SessionEnded", last) for n in ends]
     ):
-        log = LogRow(f"0x{branch}{block}", index, block, block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
+        log = LogRow(block, index, f"0x{branch}{block}", block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
         rows.logs.append(log)
     return rows
 

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "feeds": EDGE,
     "nudges": EDGE,
     "web": EDGE | {"store", "reconciler", "feeds"},
-    "ops": EDGE | {"store", "reconciler", "chain", "feeds"},
+    "ops": EDGE | {"store", "reconciler", "chain", "feeds", "ground"},
     "ground": EDGE | {"store", "chain"},
     "hooks": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "ops"},
     "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "hooks"},

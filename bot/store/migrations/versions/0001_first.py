@@ -22,9 +22,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "logs",
-        sa.Column("block_hash", sa.String(), primary_key=True),
+        sa.Column("block_number", sa.BigInteger(), primary_key=True, autoincrement=False),
         sa.Column("log_index", sa.Integer(), primary_key=True, autoincrement=False),
-        sa.Column("block_number", sa.BigInteger(), nullable=False),
+        sa.Column("block_hash", sa.String(), nullable=False),
         sa.Column("timestamp_s", sa.BigInteger()),
         sa.Column("tx_hash", sa.String(), nullable=False),
         sa.Column("tx_index", sa.Integer(), nullable=False),
@@ -34,7 +34,6 @@ def upgrade() -> None:
         sa.Column("topics", sa.String(), nullable=False),
         sa.Column("data", sa.String(), nullable=False),
     )
-    op.create_index("ix_logs_block_number", "logs", ["block_number"])
     op.create_index("ix_logs_session_id", "logs", ["session_id"])
     op.create_table(
         "sessions",
