@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from bot.chain.details import Details
     from bot.chain.follower import Change, Head
     from bot.chain.sender import Sender
+    from bot.feeds.aftermath import Aftermath
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
+    from bot.feeds.tee import Tee
     from bot.nudges.message import Message
     from bot.nudges.nudger import Nudger
 
@@ -127,6 +129,8 @@ class Keeper:
         self.socket: SocketFeed | None = None
         self.mapping: MappingFeed | None = None
         self.nudger: Nudger | None = None
+        self.tee: Tee | None = None
+        self.aftermath: Aftermath | None = None
 
     async def run(self) -> int:
         """Until told to stop."""
@@ -220,6 +224,8 @@ class Keeper:
             ("balances", self.balances),
             ("socket", self.socket),
             ("mapping", self.mapping),
+            ("tee", self.tee),
+            ("aftermath", self.aftermath),
         ):
             if part is not None:
                 parts[name] = part.run()
@@ -320,6 +326,10 @@ class Keeper:
             from bot.feeds.mapping import MappingFeed
 
             self.mapping = MappingFeed(settings.redis_url.get_secret_value(), take, clock_ms=clock_ms)
+        from bot import backend
+
+        self.tee = backend.tee(settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, clock_ms)
+        self.aftermath = backend.aftermath(settings, self._ground.writer, self.mapping, clock_ms)
 
     async def _serve_http(self) -> None:
         from bot.feeds.webhook import secret_in, webhook_routes
@@ -337,6 +347,7 @@ class Keeper:
             open_to_all=self._settings.webhook_open,
             clock_ms=clock_ms,
             on_post=self._posted,
+            tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind
         await serve(keeper_app(routes), bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))

@@ -60,6 +60,22 @@ class Settings(BaseSettings):
     gateway_token: SecretStr | None = Field(
         None, description="token shared by the keeper and the bundled backend; nudges and the record need it"
     )
+    backend_events_url: SecretStr | None = Field(
+        None,
+        description="where the backend itself takes the signalling server's posts: the keeper passes them on, while "
+        "they can hit no other lesson; without a path, /api/webrtc-events",
+    )
+    backend_posts_per_minute: int = Field(
+        90, ge=4, le=100_000, description="requests a minute to it; the observed backends refuse the 101st"
+    )
+    backend_end_max_age_s: float = Field(
+        60, gt=0, le=600, description="an end or a loss that couldn't be passed on for so long no longer is"
+    )
+    backend_verifies_ends: bool = Field(
+        False,
+        description="1: the backend looks at the chain before it believes POST /api/webrtc-session-ended; the observed "
+        "ones end the tutor's next lesson instead",
+    )
     webhook_open: bool = Field(
         False,
         description="1 opens POST /api/webrtc-events to anonymous posts, which can only make the keeper look and nudge",
@@ -168,7 +184,9 @@ class Settings(BaseSettings):
             raise ValueError("is not a private key (64 hex digits, with or without 0x)")
         return SecretStr("0x" + text.removeprefix("0x"))
 
-    @field_validator("rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url")
+    @field_validator(
+        "rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url", "backend_events_url"
+    )
     @classmethod
     def _url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:

@@ -41,12 +41,14 @@ def webhook_routes(
     clock_ms: Callable[[], int],
     on_post: Callable[[], None],
     counters: Counter[str] | None = None,
+    tee: Callable[[Hint], Awaitable[None]] | None = None,
     open_posts_per_minute: int = OPEN_POSTS_PER_MINUTE,
 ) -> APIRouter:
     """`POST /hook/<secret>`, and `POST /api/webrtc-events` when `open_to_all`.
 
     `take_stored` returns when the hint is stored. `on_post` is called at each post with the secret, well-formed or
-    not: the feed is alive. `counters`, if given, gets received, refused, unauthorised, limited, not_stored.
+    not: the feed is alive. `tee` gets what came with the secret, once it is stored; it returns when it has that too.
+    `counters`, if given, gets received, refused, unauthorised, limited, not_stored.
     """
     router = APIRouter(tags=["signals"])
     counted: Counter[str] = counters if counters is not None else Counter()
@@ -61,6 +63,8 @@ def webhook_routes(
             return problem(status_of(refused), refused.detail, reason=refused.reason)
         try:
             await take_stored(hint)
+            if tee is not None and source is Source.WEBHOOK:
+                await tee(hint)
         except Exception as error:
             # Any failure to store has the same meaning for the sender: it isn't stored.
             counted["not_stored"] += 1

@@ -40,6 +40,8 @@ ERROR: Final = "error"
 EVENTS_PATH: Final = "/api/webrtc-events"
 ENDED_PATH: Final = "/api/webrtc-session-ended"
 RECORD_PATH: Final = "/api/sessions"
+HEALTH_PATH: Final = "/health"
+GATEWAY_NAME: Final = "langdao-gateway"  # what the bundled backend calls itself in its health
 HOOK_PATH: Final = "/hook/{secret}"
 
 # Redis: a hash per room, all values strings.

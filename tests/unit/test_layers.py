@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": EDGE | {"store", "reconciler", "feeds"},
     "ops": EDGE | {"store", "reconciler", "chain", "feeds"},
     "ground": EDGE | {"store", "chain"},
-    "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground"},
+    "backend": EDGE | {"store", "reconciler", "chain", "feeds", "ops"},
+    "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "backend"},
     "cli": EDGE | {"store", "chain", "feeds", "web", "ops", "keeper"},
 }
 # The core has no clock, no I/O and no framework.
