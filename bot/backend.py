@@ -6,13 +6,15 @@ and `feeds/aftermath.py`. Here is only what the two need to know of the rest.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from bot.chain.errors import RpcError, Unreachable, WrongAnswer
 from bot.chain.langdao import LangDAO
 from bot.domain.facts import SessionKey
-from bot.errors import TryAgain
+from bot.errors import Misconfigured, TryAgain
 from bot.feeds import wire
 from bot.feeds.aftermath import Aftermath, Verifier
 from bot.feeds.mapping import MappingFeed
@@ -59,6 +61,22 @@ def aftermath(
     if verifier is None and mapping is None:
         return None
     return Aftermath(EndedRooms(writer), verifier, mapping, clock_ms=clock_ms)
+
+
+def socket_options(settings: Settings) -> dict[str, Any]:
+    """What a SocketFeed has to be told of this backend. Raises Misconfigured."""
+    try:
+        events = wire.events_with(settings.socket_events)
+    except ValueError as error:
+        raise Misconfigured(f"SOCKET_EVENTS: {error}. Name one of these, or leave the kind empty") from None
+    auth, headers = settings.socket_auth, settings.socket_headers
+    return {
+        "events": events,
+        "auth": json.loads(auth.get_secret_value()) if auth else None,
+        "headers": {name: str(value) for name, value in json.loads(headers.get_secret_value()).items()}
+        if headers
+        else None,
+    }
 
 
 def with_path(url: str, path: str) -> str:

@@ -90,6 +90,7 @@ class Keeper:
     def __init__(self, settings: Settings, ground: Ground, *, listen: bool = True) -> None:
         from bot.chain.follower import Follower
         from bot.chain.langdao import LangDAO
+        from bot.feeds.lookup import Lookup
         from bot.ops.alerts import Alerts
         from bot.ops.inbox import Inbox
         from bot.ops.self_report import SelfReport
@@ -123,6 +124,7 @@ class Keeper:
         self.langdao = LangDAO(ground.rpc, ground.identity.contract)
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
         self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
+        self.lookup = Lookup(self.reconciler.take, self.reconciler.store, self.reconciler.joined)
         self.sender: Sender | None = None
         self.details: Details | None = None
         self.balances: Balances | None = None
@@ -299,9 +301,10 @@ class Keeper:
         )
 
     async def _make_feeds(self) -> None:
+        from bot import backend
         from bot.store import records
 
-        settings, take = self._settings, self.reconciler.take
+        settings, take = self._settings, self.lookup.take
         if settings.socket_url is not None:
             from bot.feeds.socket import SocketFeed
 
@@ -312,6 +315,7 @@ class Keeper:
                 on_state=self._socket_state,
                 clock_ms=clock_ms,
                 can_return=await self._ground.writer(records.heard_returns),
+                **backend.socket_options(settings),
             )
             self.report.uses(SOCKET)
         if await self._ground.writer(records.heard_webhook):
@@ -325,9 +329,8 @@ class Keeper:
         if settings.redis_url is not None:
             from bot.feeds.mapping import MappingFeed
 
-            self.mapping = MappingFeed(settings.redis_url.get_secret_value(), take, clock_ms=clock_ms)
-        from bot import backend
-
+            redis_url = settings.redis_url.get_secret_value()
+            self.mapping = self.lookup.mapping = MappingFeed(redis_url, self.reconciler.take, clock_ms=clock_ms)
         self.tee = backend.tee(settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, clock_ms)
         self.aftermath = backend.aftermath(settings, self._ground.writer, self.mapping, clock_ms)
 
@@ -342,7 +345,7 @@ class Keeper:
         redactor.add(secret)
         log.info("webhook.secret-made" if made else "webhook.secret", file=str(path))
         routes = webhook_routes(
-            self.reconciler.store,
+            self.lookup.store,
             secret=secret,
             open_to_all=self._settings.webhook_open,
             clock_ms=clock_ms,

@@ -8,6 +8,7 @@ Doesn't promise: that a setting is true of the world. `run` and `doctor` look.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -53,6 +54,13 @@ class Settings(BaseSettings):
 
     # Backend
     socket_url: SecretStr | None = Field(None, description="Socket.IO address of the backend")
+    socket_events: dict[str, str] = Field(
+        {},
+        description='more event names to hear, as JSON: {"call:over": "ended"}; kinds: ended, disconnected, timeout, '
+        "connected, heartbeat, ready; an empty kind ignores a name of the two dialects",
+    )
+    socket_auth: SecretStr | None = Field(None, description="JSON object for the Socket.IO handshake's `auth`")
+    socket_headers: SecretStr | None = Field(None, description="JSON object of headers for the Socket.IO handshake")
     next_public_backend_url: SecretStr | None = Field(
         None, description="another name for SOCKET_URL, as the pages know it"
     )
@@ -195,6 +203,19 @@ class Settings(BaseSettings):
             pieces = urlsplit(part.strip())
             if not pieces.scheme or not (pieces.netloc or pieces.scheme.startswith(("sqlite", "unix"))):
                 raise ValueError("is not a URL (scheme://host...)")
+        return value
+
+    @field_validator("socket_auth", "socket_headers")
+    @classmethod
+    def _object(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            said = json.loads(value.get_secret_value())
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise ValueError('is not a JSON object, e.g. {"token": "…"}')
         return value
 
     @field_validator("http_bind", "gateway_bind")

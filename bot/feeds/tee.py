@@ -24,9 +24,9 @@ import contextlib
 import email.utils
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
@@ -35,6 +35,7 @@ import structlog
 from bot.domain.facts import Hint, Kind, SessionKey
 from bot.errors import TryAgain
 from bot.feeds import wire
+from bot.feeds.limits import Window
 from bot.settings import shown
 
 log = structlog.get_logger(__name__)
@@ -99,24 +100,6 @@ class _Beat:
     not_before_ms: int = 0
 
 
-@dataclass(slots=True)
-class _Window:
-    """At most `limit` in any 60 s."""
-
-    limit: int
-    clock_s: Callable[[], float] = time.monotonic
-    _sent: deque[float] = field(default_factory=deque)
-
-    def free(self) -> int:
-        now = self.clock_s()
-        while self._sent and now - self._sent[0] >= 60:
-            self._sent.popleft()
-        return self.limit - len(self._sent)
-
-    def use(self) -> None:
-        self._sent.append(self.clock_s())
-
-
 class Tee:
     """`counters` has taken, passed, coalesced, expired, over, refused, again."""
 
@@ -141,7 +124,7 @@ class Tee:
         self._clock = clock_ms
         self._max_age_ms = max_age_ms
         self._timeout_s = timeout_s
-        self._window = _Window(per_minute, clock_s)
+        self._window = Window(per_minute, clock_s)
         # A small limit keeps a part for ends too.
         self._reserved = min(RESERVED, per_minute // 4)
         self._posts: dict[int, _Post] = {}
