@@ -54,6 +54,11 @@ lint: setup ## ruff: rules and format
 types: setup ## mypy, strict on bot/domain
 	@mypy
 
+##@ Measure
+.PHONY: bench-feeds
+bench-feeds: setup ## 2,000 rooms posting heartbeats and hang-ups for a minute; one JSON line
+	@$(PY) -m bench.feeds
+
 ##@ Maintain
 .PHONY: format
 format: setup ## rewrite the code in the project's format

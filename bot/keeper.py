@@ -353,7 +353,8 @@ class Keeper:
             tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind
-        await serve(keeper_app(routes), bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
+        app = routes.direct(keeper_app(routes))
+        await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
 
     def _reaches_participants(self) -> bool:
         return self._settings.socket_url is not None and self._settings.gateway_token is not None
