@@ -82,6 +82,10 @@ bench-index: setup ## the index against its floor, five times in turns; builds i
 bench-lag: setup ## from a block to its committed rows, by websocket and by polling
 	@$(PY) -m bench.lag
 
+.PHONY: bench-feeds
+bench-feeds: setup ## 2,000 rooms posting heartbeats and hang-ups for a minute; one JSON line
+	@$(PY) -m bench.feeds
+
 ##@ Maintain
 .PHONY: format
 format: setup ## rewrite the code in the project's format

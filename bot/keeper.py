@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from bot.chain.details import Details
     from bot.chain.sender import Sender
     from bot.chain.signer import Signer
+    from bot.feeds.aftermath import Aftermath
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
+    from bot.feeds.tee import Tee
     from bot.nudges.nudger import Nudger
 
 log = structlog.get_logger("keeper")
@@ -87,6 +89,7 @@ class Keeper:
     def __init__(self, settings: Settings, ground: Ground, *, listen: bool = True) -> None:
         from bot.chain.follower import Follower
         from bot.chain.langdao import LangDAO
+        from bot.feeds.lookup import Lookup
         from bot.ops.alerts import Alerts
         from bot.ops.inbox import Inbox
         from bot.ops.self_report import SelfReport
@@ -121,12 +124,15 @@ class Keeper:
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
         self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
         self.signer: Signer | None = None
+        self.lookup = Lookup(self.reconciler.take, self.reconciler.store, self.reconciler.joined)
         self.sender: Sender | None = None
         self.details: Details | None = None
         self.balances: Balances | None = None
         self.socket: SocketFeed | None = None
         self.mapping: MappingFeed | None = None
         self.nudger: Nudger | None = None
+        self.tee: Tee | None = None
+        self.aftermath: Aftermath | None = None
 
     async def run(self) -> int:
         """Until told to stop."""
@@ -222,6 +228,8 @@ class Keeper:
             ("balances", self.balances),
             ("socket", self.socket),
             ("mapping", self.mapping),
+            ("tee", self.tee),
+            ("aftermath", self.aftermath),
         ):
             if part is not None:
                 parts[name] = part.run()
@@ -302,9 +310,10 @@ class Keeper:
         )
 
     async def _make_feeds(self) -> None:
+        from bot import backend
         from bot.store import records
 
-        settings, take = self._settings, self.reconciler.take
+        settings, take = self._settings, self.lookup.take
         if settings.socket_url is not None:
             from bot.feeds.socket import SocketFeed
 
@@ -315,6 +324,7 @@ class Keeper:
                 on_state=self.feed_hooks.socket_state,
                 clock_ms=clock_ms,
                 can_return=await self._ground.writer(records.heard_returns),
+                **backend.socket_options(settings),
             )
             self.report.uses(SOCKET)
         if await self._ground.writer(records.heard_webhook):
@@ -328,7 +338,10 @@ class Keeper:
         if settings.redis_url is not None:
             from bot.feeds.mapping import MappingFeed
 
-            self.mapping = MappingFeed(settings.redis_url.get_secret_value(), take, clock_ms=clock_ms)
+            redis_url = settings.redis_url.get_secret_value()
+            self.mapping = self.lookup.mapping = MappingFeed(redis_url, self.reconciler.take, clock_ms=clock_ms)
+        self.tee = backend.tee(settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, clock_ms)
+        self.aftermath = backend.aftermath(settings, self._ground.writer, self.mapping, clock_ms)
 
     async def _serve_http(self) -> None:
         from bot.feeds.webhook import secret_in, webhook_routes
@@ -341,14 +354,16 @@ class Keeper:
         redactor.add(secret)
         log.info("webhook.secret-made" if made else "webhook.secret", file=str(path))
         routes = webhook_routes(
-            self.reconciler.store,
+            self.lookup.store,
             secret=secret,
             open_to_all=self._settings.webhook_open,
             clock_ms=clock_ms,
             on_post=self.feed_hooks.posted,
+            tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind
-        await serve(keeper_app(routes), bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
+        app = routes.direct(keeper_app(routes))
+        await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
 
     def _reaches_participants(self) -> bool:
         return self._settings.socket_url is not None and self._settings.gateway_token is not None

@@ -8,6 +8,7 @@ Doesn't promise: that a setting is true of the world. `run` and `doctor` look.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -73,12 +74,35 @@ class Settings(BaseSettings):
 
     # Backend
     socket_url: SecretStr | None = Field(None, description="Socket.IO address of the backend")
+    socket_events: dict[str, str] = Field(
+        {},
+        description='more event names to hear, as JSON: {"call:over": "ended"}; kinds: ended, disconnected, timeout, '
+        "connected, heartbeat, ready; an empty kind ignores a name of the two dialects",
+    )
+    socket_auth: SecretStr | None = Field(None, description="JSON object for the Socket.IO handshake's `auth`")
+    socket_headers: SecretStr | None = Field(None, description="JSON object of headers for the Socket.IO handshake")
     next_public_backend_url: SecretStr | None = Field(
         None, description="another name for SOCKET_URL, as the pages know it"
     )
     redis_url: SecretStr | None = Field(None, description="the backend's Redis, for its session:<room> mappings")
     gateway_token: SecretStr | None = Field(
         None, description="token shared by the keeper and the bundled backend; nudges and the record need it"
+    )
+    backend_events_url: SecretStr | None = Field(
+        None,
+        description="where the backend itself takes the signalling server's posts: the keeper passes them on, while "
+        "they can hit no other lesson; without a path, /api/webrtc-events",
+    )
+    backend_posts_per_minute: int = Field(
+        90, ge=4, le=100_000, description="requests a minute to it; the observed backends refuse the 101st"
+    )
+    backend_end_max_age_s: float = Field(
+        60, gt=0, le=600, description="an end or a loss that couldn't be passed on for so long no longer is"
+    )
+    backend_verifies_ends: bool = Field(
+        False,
+        description="1: the backend looks at the chain before it believes POST /api/webrtc-session-ended; the observed "
+        "ones end the tutor's next lesson instead",
     )
     webhook_open: bool = Field(
         False,
@@ -194,7 +218,9 @@ class Settings(BaseSettings):
             raise ValueError("is not a private key (64 hex digits, with or without 0x)")
         return SecretStr("0x" + text.removeprefix("0x"))
 
-    @field_validator("rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url")
+    @field_validator(
+        "rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url", "backend_events_url"
+    )
     @classmethod
     def _url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -212,6 +238,19 @@ class Settings(BaseSettings):
             pieces = urlsplit(value.get_secret_value().strip())
             if pieces.scheme not in ("http", "https") or not pieces.netloc:
                 raise ValueError("is not a URL (http://host... or https://host...)")
+        return value
+
+    @field_validator("socket_auth", "socket_headers")
+    @classmethod
+    def _object(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            said = json.loads(value.get_secret_value())
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise ValueError('is not a JSON object, e.g. {"token": "…"}')
         return value
 
     @field_validator("http_bind", "gateway_bind")

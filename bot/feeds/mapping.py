@@ -20,7 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from bot.domain.facts import Hint
+from bot.domain.address import same
+from bot.domain.facts import Hint, SessionKey
 from bot.errors import TryAgain
 from bot.feeds import wire
 from bot.settings import shown
@@ -105,6 +106,25 @@ class MappingFeed:
         except (RedisError, OSError) as error:
             self._down(error)
             raise TryAgain(f"the mapping can't be deleted ({type(error).__name__})") from None
+
+    async def forget_ended(self, room: str, key: SessionKey, ended_ms: int) -> bool:
+        """Deletes the room's mapping if it is that of this session, and whether it was. Raises TryAgain.
+
+        A page may use a room's name again: a mapping made after the end, or for others, stays.
+        """
+        try:
+            small = await self._small([room])
+            values = await self._redis.hmget(_key(room), wire.MAPPING_FIELDS) if small else []
+        except (RedisError, OSError) as error:
+            self._down(error)
+            raise TryAgain(f"the mapping can't be read ({type(error).__name__})") from None
+        hint = self._hint(room, values) if values else None
+        if hint is None or not (same(hint.student, key.student) and same(hint.tutor, key.tutor)):
+            return False
+        if hint.said_ms is not None and hint.said_ms > ended_ms:
+            return False
+        await self.forget(room)
+        return True
 
     async def scan(self) -> int:
         """Takes all mappings and returns how many there were. Raises TryAgain when Redis is down."""

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -24,18 +24,24 @@ import structlog
 from bot.domain.facts import Hint, Kind
 from bot.errors import TryAgain
 from bot.feeds import wire
+from bot.feeds.limits import Window
 from bot.settings import shown
 
 log = structlog.get_logger(__name__)
 
 FIRST_DELAY_S = 0.5
+EMITS_PER_MINUTE = 9
 MAX_DELAY_S = 5.0  # one daemon and one backend: a return should be noticed well within a nudge window
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
 
 
 class SocketFeed:
-    """One connection at a time. `counters` has received, refused, ignored, connects.
+    """One connection at a time. `counters` has received, refused, ignored, connects, lost (connections), held_back.
+
+    `events` says which names are heard, and as what. `auth` and `headers` go into the handshake; `token` is the
+    bundled backend's, and becomes part of `auth`. `emits_per_minute` is how much this side says: without a token 9,
+    because the observed backends answer the tenth of a minute, and one more, with an error.
 
     `take` must not block or raise. `on_state` is called at each change, True for up. `can_return` is what is
     remembered of this backend from earlier runs; `on_can_return` is called when it first reports a return.
@@ -47,6 +53,10 @@ class SocketFeed:
         take: Callable[[Hint], None],
         *,
         token: str | None = None,
+        auth: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        events: Mapping[str, Kind] = wire.EVENTS,
+        emits_per_minute: int | None = None,
         on_state: Callable[[bool], None],
         clock_ms: Callable[[], int],
         can_return: bool = False,
@@ -54,12 +64,17 @@ class SocketFeed:
         first_delay_s: float = FIRST_DELAY_S,
         max_delay_s: float = MAX_DELAY_S,
     ) -> None:
-        self.counters: Counter[str] = Counter(received=0, refused=0, ignored=0, connects=0)
+        self.counters: Counter[str] = Counter(received=0, refused=0, ignored=0, connects=0, lost=0)
         self.up = False
         self.can_return = can_return
         self._url = url
         self._take = take
-        self._token = token
+        self._auth = {**(auth or {}), **({"token": token} if token else {})} or None
+        self._headers = dict(headers or {})
+        self._events = events
+        # The bundled backend holds nobody to a limit who knows its token.
+        limit = (None if token else EMITS_PER_MINUTE) if emits_per_minute is None else emits_per_minute
+        self._window = None if limit is None else Window(limit)
         self._on_state = on_state
         self._on_can_return = on_can_return
         self._clock_ms = clock_ms
@@ -100,6 +115,11 @@ class SocketFeed:
         client = self._client
         if client is None or not self.up:
             raise TryAgain("the backend's socket is down")
+        if self._window is not None:
+            if self._window.free() <= 0:
+                self.counters["held_back"] += 1
+                raise TryAgain("as many events as the backend allows were sent in the last minute")
+            self._window.use()
         call = asyncio.create_task(client.call(wire.NUDGE, message, timeout=timeout_s))
         try:
             # The library waits on after a disconnect, for an answer that can't come any more.
@@ -128,8 +148,7 @@ class SocketFeed:
             self._client = client
             gone: asyncio.Task[Any] | None = None
             try:
-                auth = {"token": self._token} if self._token else None
-                await client.connect(self._url, auth=auth, wait_timeout=CONNECT_TIMEOUT_S)
+                await client.connect(self._url, auth=self._auth, headers=self._headers, wait_timeout=CONNECT_TIMEOUT_S)
                 # A connection that drops while it is being made fires no event, but its read loop ends.
                 gone = asyncio.create_task(client.wait())
                 await self._first_of(gone, self._lost)
@@ -166,21 +185,20 @@ class SocketFeed:
         if self.up == up:
             return
         self.up = up
-        if up:
-            self.counters["connects"] += 1
+        self.counters["connects" if up else "lost"] += 1
         log.info("socket.up" if up else "socket.down", backend=shown(self._url), connects=self.counters["connects"])
         self._on_state(up)
 
     async def _event(self, event: object = None, *args: object) -> None:
         # No await in here: each event is a task of its own, and they must not overtake each other.
         # An event literally named "*" comes without its name, so `event` may be anything.
-        if not isinstance(event, str) or event not in wire.EVENTS:
+        if not isinstance(event, str) or event not in self._events:
             self.counters["ignored"] += 1
             log.debug("socket.ignored", said=str(event)[:64])
             return
         payload = args[0] if args else None
         try:
-            hint = wire.from_socket(event, payload, self._clock_ms(), can_return=self.can_return)
+            hint = wire.from_socket(event, payload, self._clock_ms(), can_return=self.can_return, events=self._events)
         except wire.Refused as refused:
             self.counters["refused"] += 1
             log.warning("socket.refused", said=event, reason=refused.reason, detail=refused.detail)

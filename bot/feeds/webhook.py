@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bot.domain.facts import Hint, Source
 from bot.errors import Misconfigured
@@ -33,6 +34,31 @@ OPEN_POSTS_PER_MINUTE = 100
 _SECRET_PATTERN = re.compile(r"[A-Za-z0-9_-]{16,256}")
 
 
+class Webhook(APIRouter):
+    """The routes, and `direct`: the same answer to a post with the secret, without the framework's way to it."""
+
+    secret: str
+    on_secret: Callable[[Request], Awaitable[Response]]
+
+    def direct(self, app: ASGIApp) -> ASGIApp:
+        """`app`, but posts with the secret are answered at once: heartbeats come by the hundred a second.
+
+        All else, a wrong secret too, goes to `app`, so that it is answered as anything unknown is.
+        """
+        prefix = wire.HOOK_PATH.partition("{")[0]
+
+        async def served(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope.get("path", "")
+            posted = scope["type"] == "http" and scope["method"] == "POST" and path.startswith(prefix)
+            if posted and same_secret(path.removeprefix(prefix), self.secret):
+                response = await self.on_secret(Request(scope, receive))
+                await response(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return served
+
+
 def webhook_routes(
     take_stored: Callable[[Hint], Awaitable[None]],
     *,
@@ -41,14 +67,16 @@ def webhook_routes(
     clock_ms: Callable[[], int],
     on_post: Callable[[], None],
     counters: Counter[str] | None = None,
+    tee: Callable[[Hint], Awaitable[None]] | None = None,
     open_posts_per_minute: int = OPEN_POSTS_PER_MINUTE,
-) -> APIRouter:
+) -> Webhook:
     """`POST /hook/<secret>`, and `POST /api/webrtc-events` when `open_to_all`.
 
     `take_stored` returns when the hint is stored. `on_post` is called at each post with the secret, well-formed or
-    not: the feed is alive. `counters`, if given, gets received, refused, unauthorised, limited, not_stored.
+    not: the feed is alive. `tee` gets what came with the secret, once it is stored; it returns when it has that too.
+    `counters`, if given, gets received, refused, unauthorised, limited, not_stored.
     """
-    router = APIRouter(tags=["signals"])
+    router = Webhook(tags=["signals"])
     counted: Counter[str] = counters if counters is not None else Counter()
     limiter = Limiter(open_posts_per_minute)
 
@@ -61,6 +89,8 @@ def webhook_routes(
             return problem(status_of(refused), refused.detail, reason=refused.reason)
         try:
             await take_stored(hint)
+            if tee is not None and source is Source.WEBHOOK:
+                await tee(hint)
         except Exception as error:
             # Any failure to store has the same meaning for the sender: it isn't stored.
             counted["not_stored"] += 1
@@ -69,6 +99,12 @@ def webhook_routes(
         counted["received"] += 1
         return JSONResponse({"ok": True})
 
+    async def known(request: Request) -> Response:
+        on_post()
+        return await take(request, Source.WEBHOOK)
+
+    router.secret, router.on_secret = secret, known
+
     @router.post(wire.HOOK_PATH)
     async def hook(request: Request) -> Response:
         """Takes one message of the signalling server that knows the secret."""
@@ -76,8 +112,7 @@ def webhook_routes(
             counted["unauthorised"] += 1
             log.warning("hook.refused", source=Source.WEBHOOK, reason="wrong-secret")
             raise HTTPException(404)
-        on_post()
-        return await take(request, Source.WEBHOOK)
+        return await known(request)
 
     @router.post(wire.EVENTS_PATH)
     async def events(request: Request) -> Response:

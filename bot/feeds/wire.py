@@ -40,6 +40,8 @@ ERROR: Final = "error"
 EVENTS_PATH: Final = "/api/webrtc-events"
 ENDED_PATH: Final = "/api/webrtc-session-ended"
 RECORD_PATH: Final = "/api/sessions"
+HEALTH_PATH: Final = "/health"
+GATEWAY_NAME: Final = "langdao-gateway"  # what the bundled backend calls itself in its health
 HOOK_PATH: Final = "/hook/{secret}"
 
 # Redis: a hash per room, all values strings.
@@ -217,16 +219,35 @@ POST_TYPES: Final[dict[str, Kind]] = {
 }
 
 
-def from_socket(event: str, payload: object, received_ms: int, *, can_return: bool) -> Hint:
-    """The hint in a Socket.IO event of either dialect. Raises Refused.
+def events_with(more: Mapping[str, str]) -> dict[str, Kind]:
+    """The events of both dialects and `more`: name to kind, an empty kind for one that is to be ignored.
+
+    Raises ValueError for a kind that no event has.
+    """
+    kinds = {kind.value: kind for kind in EVENTS.values()}
+    named = dict(EVENTS)
+    for name, kind in more.items():
+        if not kind:
+            named.pop(name, None)
+        elif kind in kinds:
+            named[name] = kinds[kind]
+        else:
+            raise ValueError(f"{kind} is none of {', '.join(kinds)}")
+    return named
+
+
+def from_socket(
+    event: str, payload: object, received_ms: int, *, can_return: bool, events: Mapping[str, Kind] = EVENTS
+) -> Hint:
+    """The hint in a Socket.IO event of either dialect, or of `events` instead. Raises Refused.
 
     `can_return` says whether this backend has shown that it reports a participant's return.
     """
-    kind = EVENTS.get(event) if isinstance(event, str) else None
+    kind = events.get(event) if isinstance(event, str) else None
     if kind is None:
         raise Refused("unknown-event", "not an event of either dialect")
-    # Only the observed dialect calls the room `requestId`.
-    spare = "requestId" if event in (READY, ENDED) else None
+    # Of the two dialects only the observed one calls the room `requestId`; of a third one nothing is known.
+    spare = "requestId" if event in (READY, ENDED) or event not in EVENTS else None
     return _hint(kind, payload, received_ms, Source.SOCKET, can_return=can_return, spare_id=spare)
 
 

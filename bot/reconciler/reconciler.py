@@ -261,6 +261,11 @@ class Reconciler:
         """The first room that was joined to this session."""
         return next(iter(self.memory.book.rooms_of.get(key, ())), None)
 
+    def joined(self, room: str) -> SessionKey | None:
+        """The session that this room was joined to."""
+        known = self.memory.book.rooms.get(room)
+        return known.key if known is not None else None
+
     def about(self, key: SessionKey) -> Live | None:
         return self.memory.live.get(key)
 

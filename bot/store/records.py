@@ -17,6 +17,7 @@ from sqlmodel import Session, col, select
 from bot.domain import linking
 from bot.domain.decide import Action, Decision
 from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.store import room_rows
 from bot.store.tables import (
     ActionRow,
     AlertRow,
@@ -140,29 +141,7 @@ def save_rooms(session: Session, rooms: Iterable[tuple[linking.Room, Source | No
 
     A room that was joined long ago and is heard again out of nowhere keeps its session in the record.
     """
-    for room, source in rooms:
-        if room.key is None:
-            present = session.get(Room, room.room)
-            if present is not None and present.session_key is not None:
-                present.heard_ms = max(present.heard_ms, room.heard_ms)
-                continue
-        session.merge(
-            Room(
-                room=room.room,
-                session_key=str(room.key) if room.key else None,
-                rule=room.rule,
-                trust=int(room.trust),
-                student=room.student,
-                tutor=room.tutor,
-                first_ms=room.first_ms,
-                heard_ms=room.heard_ms,
-                beats=room.beats.count,
-                beat_first_ms=room.beats.first_ms,
-                beat_last_ms=room.beats.last_ms,
-                beat_source=source.value if source else None,
-                state="expired" if room.expired else ("linked" if room.key else "waiting"),
-            )
-        )
+    room_rows.save(session, rooms)
 
 
 class StoredRoom(NamedTuple):

@@ -224,3 +224,25 @@ class AlertRow(Table, table=True):
     session_key: str | None = None
     text: str
     sent_ms: int | None = Field(default=None, sa_column=_big())
+
+
+class TeeRow(Table, table=True):
+    """A post of the signalling server that waits to be passed on to the backend."""
+
+    __tablename__ = "tee"
+    id: int | None = Field(default=None, primary_key=True)
+    kind: str
+    room: str
+    session_key: str | None = None  # that its room was joined to when it came
+    received_ms: int = Field(sa_column=_big(nullable=False))
+    body: dict = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class AftermathRow(Table, table=True):
+    """What was done about a room after its session ended: told, cleaned, left."""
+
+    __tablename__ = "aftermath"
+    room: str = Field(primary_key=True)
+    session_key: str = Field(primary_key=True)
+    how: str
+    at_ms: int = Field(sa_column=_big(nullable=False))

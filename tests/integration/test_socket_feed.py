@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from bot.domain.address import checksum
 from bot.domain.facts import Hint, Kind, Source, Trust
 from bot.errors import TryAgain
+from bot.feeds import wire
 from bot.feeds.record import read_record
 from bot.feeds.socket import SocketFeed
 from bot.web.gateway import GatewayConfig, create_gateway
@@ -243,6 +244,44 @@ async def test_run__server_stops_answering_pings__noticed_and_connected_again() 
 async def test_run__token__is_the_handshakes_auth(plain: Plain, token: str | None, auth: Any) -> None:
     async with serving(plain.app) as url, listening(url, token=token):
         assert plain.auth == [auth]
+
+
+async def test_run__auth_and_headers__are_in_the_handshake(plain: Plain) -> None:
+    given = {"auth": {"user": "keeper"}, "headers": {"X-Api-Key": "hunter2"}}
+    with capture_logs() as logs:
+        async with serving(plain.app) as url, listening(url, token=TOKEN, **given):
+            assert plain.auth == [{"user": "keeper", "token": TOKEN}]
+            [environ] = [plain.server.get_environ(sid) for sid, _ in plain.server.manager.get_participants("/", None)]
+            assert environ["HTTP_X_API_KEY"] == "hunter2"
+    assert "hunter2" not in str(logs)
+
+
+async def test_run__names_are_configured__heard_beside_the_others(plain: Plain) -> None:
+    """Names are configuration, and both dialects are on by default."""
+    events = wire.events_with({"call:over": "ended", "session:ready": ""})
+    async with serving(plain.app) as url, listening(url, events=events) as heard:
+        await plain.server.emit("session:ready", {"sessionId": "req_1"})
+        await plain.server.emit("call:over", {"requestId": "req_2", "endedBy": "student"})
+        await plain.server.emit("webrtc:session-ended", {"sessionId": "req_3"})
+        hints = await heard.kinds(Kind.ENDED, Kind.ENDED)
+    assert [hint.room for hint in hints] == ["req_2", "req_3"]
+    assert heard.feed.counters["ignored"] == 1
+
+
+async def test_run__connection_lost__is_counted(plain: Plain) -> None:
+    async with serving(plain.app) as url, listening(url) as heard:
+        for sid, _ in list(plain.server.manager.get_participants("/", None)):
+            await plain.server.disconnect(sid)
+        await until(lambda: heard.feed.counters["connects"] == 2)
+        assert heard.feed.counters["lost"] == 1
+
+
+async def test_nudge__more_than_the_backend_allows__held_back(plain: Plain) -> None:
+    async with serving(plain.app) as url, listening(url, emits_per_minute=1) as heard:
+        for _ in range(2):
+            with pytest.raises(TryAgain):
+                await heard.feed.nudge({"id": "nudge-1"}, 0.2)
+        assert heard.feed.counters["held_back"] == 1
 
 
 async def test_run__wrong_token_at_the_gateway__stays_down_and_the_log_has_no_token(gateway: str) -> None:

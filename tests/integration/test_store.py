@@ -19,14 +19,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 from sqlmodel import select
 
+from bot.domain import linking
+from bot.domain.facts import Beats, SessionKey, Source
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
-from bot.store import chain_rows, identity
+from bot.store import chain_rows, identity, records
 from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start, Step
 from bot.store.db import Database, Writer, reachable
 from bot.store.lock import Lock, holder
 from bot.store.schema import HEAD, migrate, upgrade, version
 from bot.store.tables import FactRow, Meta, Table
+from bot.store.tables import Room as RoomRow
 
 STUDENT, TUTOR = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"
 OURS = Identity(31337, "0x" + "01" * 32, "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512", 2, "0x" + "02" * 32)
@@ -83,6 +86,23 @@ def test_migrate__empty_database__equals_what_upgrade_makes(url: str) -> None:
         assert compare_metadata(context, Table.metadata) == []
     assert version(one) == HEAD
     one.dispose()
+
+
+def test_save_rooms__written_again__newest_state_but_a_session_is_never_lost(database: Database) -> None:
+    """A room that was joined long ago and is heard again out of nowhere keeps its session in the record."""
+    key = SessionKey(7, "0x" + "51" * 20, "0x" + "70" * 20)
+    joined = linking.Room("req_1", 1, 5, key=key, rule="addresses", beats=Beats(3, 1, 5))
+    anew = linking.Room("req_1", 9, 9)
+    early = linking.Room("req_1", 2, 2)
+    for state in (linking.Room("req_1", 1, 1), joined, anew, early):
+        with database.write() as session:
+            records.save_rooms(session, [(state, Source.WEBHOOK), (linking.Room("req_2", 1, 1), None)])
+    with database.read() as session:
+        [stored] = records.load_rooms(session, {key}, 2**62)
+        row = session.get(RoomRow, "req_1")
+        assert row is not None
+        assert row.heard_ms == 9
+    assert (stored.room.key, stored.room.rule, stored.room.beats) == (key, "addresses", Beats(3, 1, 5))
 
 
 def test_upgrade__again__changes_nothing(database: Database) -> None:

@@ -32,23 +32,25 @@ OPEN = "/api/webrtc-events"
 class Keeper:
     """The webhook and what came in by it."""
 
-    def __init__(self, open_to_all: bool = False, open_posts_per_minute: int = 100) -> None:
+    def __init__(
+        self, open_to_all: bool = False, open_posts_per_minute: int = 100, *, by_framework: bool = False
+    ) -> None:
         self.stored: list[Hint] = []
         self.posts = 0
         self.counters: Counter[str] = Counter()
         self.failure: Exception | None = None
-        self.app = FastAPI()
-        self.app.include_router(
-            webhook_routes(
-                self._store,
-                secret=SECRET,
-                open_to_all=open_to_all,
-                clock_ms=lambda: NOW_MS,
-                on_post=self._on_post,
-                counters=self.counters,
-                open_posts_per_minute=open_posts_per_minute,
-            )
+        routes = webhook_routes(
+            self._store,
+            secret=SECRET,
+            open_to_all=open_to_all,
+            clock_ms=lambda: NOW_MS,
+            on_post=self._on_post,
+            counters=self.counters,
+            open_posts_per_minute=open_posts_per_minute,
         )
+        framework = FastAPI()
+        framework.include_router(routes)
+        self.app = framework if by_framework else routes.direct(framework)
 
     async def _store(self, hint: Hint) -> None:
         await asyncio.sleep(0)
@@ -90,6 +92,16 @@ async def test_hook__each_type__stored_before_it_is_answered(
     assert answer == (200, {"ok": True})
     assert (hint.kind, hint.source, hint.trust, hint.received_ms) == (kind, Source.WEBHOOK, Trust.CONFIGURED, NOW_MS)
     assert (keeper.posts, keeper.counters) == (1, {"received": 1})
+
+
+@pytest.mark.parametrize("body", [ENDED, {"type": "nonsense"}, []], ids=["hint", "refused", "no-object"])
+async def test_hook__both_ways_to_it__answer_the_same(http: aiohttp.ClientSession, body: Any) -> None:
+    answers = []
+    for by_framework in (True, False):
+        keeper = Keeper(by_framework=by_framework)
+        async with serving(keeper.app) as url:
+            answers.append((await post(http, url + HOOK, json=body), keeper.counters, keeper.posts))
+    assert answers[0] == answers[1]
 
 
 async def test_hook__wrong_secret__answers_like_any_unknown_path_and_is_counted(http: aiohttp.ClientSession) -> None:

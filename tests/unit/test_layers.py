@@ -28,8 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": EDGE | {"store", "reconciler", "feeds"},
     "ops": EDGE | {"store", "reconciler", "chain", "feeds", "ground"},
     "ground": EDGE | {"store", "chain"},
+    "backend": EDGE | {"store", "reconciler", "chain", "feeds", "ops"},
     "hooks": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "ops"},
-    "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "hooks"},
+    "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "hooks", "backend"},
     "cli": EDGE | {"store", "chain", "feeds", "web", "ops", "keeper"},
 }
 # The core has no clock, no I/O and no framework.

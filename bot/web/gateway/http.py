@@ -53,7 +53,7 @@ def http_app(config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifesp
 
     @app.middleware("http")
     async def limit(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path != "/health" and not knows_secret(request):
+        if request.url.path != wire.HEALTH_PATH and not knows_secret(request):
             wait_s = limiter.wait_s(address_of(request))
             if wait_s:
                 hub.counters["limited"] += 1
@@ -98,12 +98,13 @@ def http_app(config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifesp
             raise HTTPException(401, "the record needs the shared token", {"WWW-Authenticate": "Bearer"})
         return JSONResponse({"now": hub.now_ms(), "sessions": hub.rooms.as_record()})
 
-    @app.get("/health")
+    @app.get(wire.HEALTH_PATH)
     async def health() -> dict[str, Any]:
         """Whether the gateway runs, and what it has seen."""
         counters = {**hub.counters, **{f"socket_{name}": count for name, count in sockets.counters.items()}}
         return {
             "ok": True,
+            "name": wire.GATEWAY_NAME,
             "rooms": len(hub.rooms),
             "sockets": len(sockets),
             "mappings": hub.mappings.where,

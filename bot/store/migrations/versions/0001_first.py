@@ -195,9 +195,27 @@ def upgrade() -> None:
         sa.Column("sent_ms", sa.BigInteger()),
     )
     op.create_index("ix_alerts_name", "alerts", ["name"])
+    op.create_table(
+        "tee",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("room", sa.String(), nullable=False),
+        sa.Column("session_key", sa.String()),
+        sa.Column("received_ms", sa.BigInteger(), nullable=False),
+        sa.Column("body", sa.JSON(), nullable=False),
+    )
+    op.create_table(
+        "aftermath",
+        sa.Column("room", sa.String(), primary_key=True),
+        sa.Column("session_key", sa.String(), primary_key=True),
+        sa.Column("how", sa.String(), nullable=False),
+        sa.Column("at_ms", sa.BigInteger(), nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("aftermath")
+    op.drop_table("tee")
     op.drop_table("alerts")
     op.drop_table("inbox")
     op.drop_table("txs")
