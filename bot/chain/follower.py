@@ -512,7 +512,8 @@ class Follower:
 
     async def _look(self) -> tuple[RawHeader, RawHeader | None]:
         """The node's head, and where that will be wanted the finalized block too, in one request."""
-        if not (self._unfinal and self._has_finalized_tag):
+        due = self._unfinal or self._node_head + 1 - self._finality_looked_at >= FINALITY_EVERY
+        if not (due and self._has_finalized_tag):
             return await self._header("latest"), None
         calls = [("eth_getBlockByNumber", (tag, False)) for tag in ("latest", "finalized")]
         latest, finalized = await self._rpc.batch_as(RawHeader | None, calls)

@@ -120,6 +120,17 @@ async def test_catch_up__quiet_block_while_a_settlement_waits_for_finality__is_t
         assert one.rows("settlements")[0]["finality"] == "final"
 
 
+async def test_catch_up__a_hundred_quiet_blocks__cost_a_request_each(world: World, tmp_path: Path) -> None:
+    """at most one request per quiet block, the looks at finality included"""
+    async with index(world, tmp_path / "a.db") as one:
+        await one.follower.catch_up()
+        before = one.rpc.requests
+        for _ in range(100):
+            world.node.mine()
+            await one.follower.catch_up()
+        assert one.rpc.requests == before + 100
+
+
 async def test_catch_up__no_new_block__tells_nothing(world: World, tmp_path: Path) -> None:
     async with index(world, tmp_path / "a.db") as one:
         await one.follower.catch_up()
