@@ -224,6 +224,46 @@ async def test_settle__first_endpoint_lags__the_one_that_has_the_block_is_asked(
         await bench.until(lambda: bench.ended() == [key.session_id])
 
 
+async def test_send__one_endpoint_never_answers__the_other_isnt_waited_for(bench: Bench) -> None:
+    """One slow endpoint delays nothing: who hasn't answered within SAY_S is heard in the background."""
+    key = bench.lesson()
+
+    async def hang(method: str, params: list[Any]) -> None:
+        if method == "eth_sendRawTransaction":
+            await asyncio.Event().wait()
+
+    async with proxied(bench) as proxy:
+        proxy.before = hang
+        await bench.kill()
+        bench.urls.insert(0, bench.world.node.url)
+        bench.boot()
+        bench.settle(key)
+        assert await bench.outcome() == "settled"
+        assert "sent" not in bench.steps(bench.txs()[0].hash)  # the other still hasn't answered
+
+
+async def test_settle__only_another_endpoint_knows_a_foreign_transaction__signed_above_it(bench: Bench) -> None:
+    """The next nonce is above what any endpoint knows to be pending and above every live row of ours."""
+    key = bench.lesson()
+    bench.mining(False)
+    nonce = bench.nonce()
+    foreign(bench)
+
+    def blind(method: str, params: list[Any]) -> dict[str, Any] | None:
+        pending = method == "eth_getTransactionCount" and params[1] == "pending"
+        return {"result": hex(nonce)} if pending else None
+
+    async with proxied(bench) as proxy:
+        proxy.instead = blind
+        await bench.kill()
+        bench.urls.append(bench.world.node.url)
+        bench.boot()
+        bench.settle(key)
+        await bench.until(lambda: bench.txs())
+        assert bench.txs()[0].nonce == nonce + 1
+        assert await bench.outcome() == "settled"
+
+
 async def test_settle__many_at_once__one_question_about_the_pool(bench: Bench) -> None:
     """One eth_getBlockByNumber(pending) a round, not one a settlement."""
     keys = [bench.lesson(n, n) for n in range(3)]
