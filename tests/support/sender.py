@@ -95,7 +95,6 @@ class Proxy:
         self.before: Callable[[str, list[Any]], Awaitable[None]] | None = None
         self.after: Callable[[str, list[Any]], Awaitable[None]] | None = None
         self.instead: Callable[[str, list[Any]], dict[str, Any] | None] | None = None
-        self.calls: list[str] = []
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -107,7 +106,6 @@ class Proxy:
             more = message.get("more_body", False)
         said = json.loads(body)
         calls = [(one["method"], one["params"]) for one in (said if isinstance(said, list) else [said])]
-        self.calls += [method for method, _ in calls]
         for call in calls:
             if self.before is not None:
                 await self.before(*call)
@@ -296,3 +294,24 @@ async def unmined(bench: Bench, student: int = 0) -> SessionKey:
     bench.settle(key)
     await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
     return key
+
+
+TRANSFER = {"gas": hex(21_000), "maxFeePerGas": hex(HIGH_FEE), "maxPriorityFeePerGas": hex(GWEI)}
+
+
+def foreign(bench: Bench, **more: Any) -> str:
+    """A transfer of nothing by somebody else who has the owner's key."""
+    request = {"from": bench.world.owner, "to": bench.world.owner} | TRANSFER | more
+    return str(bench.world.node.rpc("eth_sendTransaction", request))
+
+
+def error(message: str) -> dict[str, Any]:
+    return {"error": {"code": -32000, "message": message}}
+
+
+async def quiet_blocks(bench: Bench, blocks: int, base_fee: int = 15 * GWEI) -> None:
+    """Blocks that take none of ours, each looked at."""
+    for _ in range(blocks):
+        bench.mine_dear(base_fee)
+        bench.look()
+        await asyncio.sleep(0.15)

@@ -24,7 +24,7 @@ Crash windows, by number, here and in the tests:
   W7 confirmed or lost, not final   → read again and watched until its block is final
 
 Where: `sender` the task, `requests` what is asked for, `flight` what is under way, `outbox` signing, storing and
-saying, `nonces`, `funds`, `proof` (pure but for the budget's question), `terms` what it is given.
+saying, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is given.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Flight:
             steps.append(Step(mined, txs.CONFIRMED, values | {"state": txs.CONFIRMED}))
             others = [tx for tx in group.txs if tx is not mined]
             steps += [Step(tx, txs.REPLACED, {"state": txs.REPLACED}) for tx in others]
-        await self._outbox.take(steps)
+        await self._outbox.take(steps)  # W4 until here; then W5 until it is reported, and W7 until it is final
         if first:
             self._outbox.limit.grow(1)
             self._outbox.outbid.discard(mined.nonce)

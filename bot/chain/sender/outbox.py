@@ -119,7 +119,7 @@ class Outbox:
                 kind=tx.kind,
                 max_fee_wei=tx.max_fee,
             )
-        await self.say(signed)  # W2 ends and W3 begins inside
+        await self.say(signed)  # W2 until the first byte leaves; at a nonce that had one before, W6
 
     async def _sign(self, draft: Draft, legacy: bool, at: At) -> Tx:
         settle = draft.kind == txs.SETTLE
@@ -189,6 +189,7 @@ class Outbox:
             self.outbid.discard(tx.nonce)
             if tx.state == txs.STORED:
                 log.info("tx.sent", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
+                # W3 until this is stored, then W4
                 await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()})])
             return
         # Refused or unheard of everywhere: it stays "stored", counts as broadcast, and is looked up at the next head.

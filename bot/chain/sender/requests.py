@@ -125,7 +125,7 @@ class Requests:
                 await self._done(key, action, "refused", refusal)
             elif refusal is None:
                 drafts.append(Draft(key, action, txs.SETTLE, nonce + len(drafts), bid))
-        if drafts:
+        if drafts:  # W1 until they are stored
             await self._outbox.send(drafts, at)
             for draft in drafts:
                 self.open.pop(draft.key, None)
