@@ -21,7 +21,7 @@ from bot.feeds.mapping import MappingFeed
 from bot.feeds.tee import Tee
 from bot.ops.alerts import Alerts
 from bot.reconciler import Reconciler
-from bot.settings import Settings
+from bot.settings import Settings, state_dir
 from bot.store.aftermath import EndedRooms
 from bot.store.db import Writer
 from bot.store.tee import TeeQueue
@@ -77,6 +77,17 @@ def socket_options(settings: Settings) -> dict[str, Any]:
         if headers
         else None,
     }
+
+
+async def serve_gateway(settings: Settings) -> None:
+    """Serves the bundled backend until cancelled. Raises Misconfigured."""
+    from bot.feeds.webhook import secret_in
+    from bot.ops.logging import redactor
+    from bot.web.gateway import GatewayConfig, serve
+
+    secret, _ = secret_in(settings.gateway_secret_file or state_dir() / "gateway-webhook.secret")
+    redactor.add(secret)
+    await serve(GatewayConfig.of(settings, secret))
 
 
 def with_path(url: str, path: str) -> str:

@@ -237,6 +237,10 @@ class Keeper:
             parts["inbox"] = _every(INBOX_EVERY_S, self.inbox.read)
             parts["status"] = _every(STATUS_EVERY_S, self.report.write)
             parts["http"] = self._serve_http()
+            if self._settings.gateway:
+                from bot import backend
+
+                parts["gateway"] = backend.serve_gateway(self._settings)
         return parts
 
     def _told_to_stop(self, number: int) -> None:

@@ -85,6 +85,10 @@ class Settings(BaseSettings):
         None, description="another name for SOCKET_URL, as the pages know it"
     )
     redis_url: SecretStr | None = Field(None, description="the backend's Redis, for its session:<room> mappings")
+    gateway: bool = Field(
+        False,
+        description="1: `run` serves the bundled backend too, on GATEWAY_BIND; that is SOCKET_URL then, if none is set",
+    )
     gateway_token: SecretStr | None = Field(
         None, description="token shared by the keeper and the bundled backend; nudges and the record need it"
     )
@@ -267,6 +271,9 @@ class Settings(BaseSettings):
         if ours and theirs and ours.get_secret_value().rstrip("/") != theirs.get_secret_value().rstrip("/"):
             raise ValueError("SOCKET_URL and NEXT_PUBLIC_BACKEND_URL are both set and differ. Keep one of them")
         self.socket_url = ours or theirs
+        if self.gateway and self.socket_url is None:
+            host, _, port = self.gateway_bind.rpartition(":")
+            self.socket_url = SecretStr(f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}")
         return self
 
     def policy(self) -> Policy:
@@ -295,6 +302,15 @@ class Settings(BaseSettings):
                 "RPC_URL is not set: the JSON-RPC address of the chain, e.g. RPC_URL=http://127.0.0.1:8545"
             )
         return tuple(part.strip() for part in self.rpc_url.get_secret_value().split(",") if part.strip())
+
+    def shared_token(self) -> str:
+        """The token that keeper and bundled backend share. Raises Misconfigured when it isn't set."""
+        if self.gateway_token is None:
+            raise Misconfigured(
+                "GATEWAY_TOKEN is not set: a secret of your choice that the keeper and the bundled backend share, "
+                "e.g. GATEWAY_TOKEN=$(openssl rand -hex 16) in both their environments"
+            )
+        return self.gateway_token.get_secret_value()
 
     def key_source(self) -> KeySource | None:
         """The setting that names the key, None when there is none: then the keeper only watches.

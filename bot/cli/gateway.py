@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from bot.cli.common import json_option, load_settings, run_async
-from bot.errors import Misconfigured
 
 
 @click.command(short_help="Serve the bundled backend.")
@@ -28,11 +27,7 @@ def command(as_json: bool) -> int:
     from bot.settings import state_dir
 
     settings = load_settings()
-    if settings.gateway_token is None:
-        raise Misconfigured(
-            "GATEWAY_TOKEN is not set: a secret of your choice that the keeper and the bundled backend share, "
-            "e.g. GATEWAY_TOKEN=$(openssl rand -hex 16) in both their environments"
-        )
+    settings.shared_token()
     redactor = logging.configure(settings, pretty=False if as_json else None)
 
     from bot.feeds.webhook import secret_in
@@ -40,17 +35,7 @@ def command(as_json: bool) -> int:
 
     secret, _ = secret_in(settings.gateway_secret_file or state_dir() / "gateway-webhook.secret")
     redactor.add(secret)
-    config = GatewayConfig(
-        bind=settings.gateway_bind,
-        token=settings.gateway_token.get_secret_value(),
-        hook_secret=secret,
-        redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
-        # Coalesced more coarsely than that, a living room would look silent to a keeper with a short time-out.
-        heartbeat_every_s=min(5.0, settings.heartbeat_timeout_s / 4),
-        heartbeat_timeout_s=settings.heartbeat_timeout_s,
-        heartbeat_series=settings.heartbeat_arm_count,
-    )
-    run_async(_until_told_to_stop(serve(config)))
+    run_async(_until_told_to_stop(serve(GatewayConfig.of(settings, secret))))
     return 0
 
 

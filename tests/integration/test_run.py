@@ -257,3 +257,35 @@ def test_run__asked_to_stop__exits_0_and_says_so(shared: World, tmp_path: Path) 
         daemon.terminate()
         assert daemon.wait(15) == 0
     assert "keeper.stopped" in log()
+
+
+def test_run__gateway_inside__a_hang_up_posted_to_it_is_ended_on_chain(world: World, tmp_path: Path) -> None:
+    """Inside `run` the gateway listens on its own GATEWAY_BIND, never on the keeper's port."""
+    bind = f"127.0.0.1:{free_port()}"
+    secret_file = tmp_path / "gateway.secret"
+    given = settings(
+        world,
+        tmp_path,
+        BACKEND_PRIVATE_KEY=OWNER_KEY,
+        GATEWAY=1,
+        GATEWAY_TOKEN="token-of-both",
+        GATEWAY_BIND=bind,
+        GATEWAY_SECRET_FILE=secret_file,
+        **POLICY,
+    )
+    with running(tmp_path, "run", **given) as daemon:
+        until(lambda: '"socket.up"' in (tmp_path / "log").read_text())
+        world.start(0, 0)
+        until(lambda: inside(tmp_path, "sessions", "--json", **given).json())
+        hook = f"http://{bind}/hook/{secret_file.read_text().strip()}"
+        assert post(hook.replace(bind, given["HTTP_BIND"]), {"type": "session-ended", "sessionId": 1}) == 404
+        assert post(hook, {"type": "session-ended", "sessionId": 1, "endedBy": "student"}) == 200
+        until(lambda: not world.is_active(0))
+        daemon.terminate()
+        assert daemon.wait(15) == 0
+
+
+def test_run__gateway_inside_without_its_token__exits_2_in_one_line(shared: World, tmp_path: Path) -> None:
+    done = keeper(tmp_path, "run", **settings(shared, tmp_path, GATEWAY=1, GATEWAY_BIND=f"127.0.0.1:{free_port()}"))
+    assert done.code == 2
+    one_line(done.err, "GATEWAY_TOKEN is not set")

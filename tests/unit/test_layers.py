@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": EDGE | {"store", "reconciler", "feeds"},
     "ops": EDGE | {"store", "reconciler", "chain", "feeds", "ground"},
     "ground": EDGE | {"store", "chain"},
-    "backend": EDGE | {"store", "reconciler", "chain", "feeds", "ops"},
+    "backend": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops"},
     "hooks": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "ops"},
     "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "hooks", "backend"},
     "cli": EDGE | {"store", "chain", "feeds", "web", "ops", "keeper"},

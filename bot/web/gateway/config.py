@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bot.settings import Settings
+
 
 def wall_ms() -> int:
     """Epoch milliseconds by this machine's clock."""
@@ -29,3 +31,17 @@ class GatewayConfig:
     ping_interval_s: float = 25
     ping_timeout_s: float = 60
     clock_ms: Callable[[], int] = wall_ms
+
+    @classmethod
+    def of(cls, settings: Settings, hook_secret: str) -> GatewayConfig:
+        """As the settings say. Raises Misconfigured without GATEWAY_TOKEN."""
+        return cls(
+            bind=settings.gateway_bind,
+            token=settings.shared_token(),
+            hook_secret=hook_secret,
+            redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+            # Coalesced more coarsely than that, a living room would look silent to a keeper with a short time-out.
+            heartbeat_every_s=min(5.0, settings.heartbeat_timeout_s / 4),
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            heartbeat_series=settings.heartbeat_arm_count,
+        )
