@@ -7,7 +7,8 @@
     commands   ─▶ inbox     ─┘    the earliest deadline: one APScheduler job
 
 Promises: nothing is decided before the follower has reached the head; a fatal error of any part stops all of them,
-and the next start resumes by reading. SIGTERM or SIGINT: no new work, everything is stored, exit within 5 s.
+and the next start resumes by reading. SIGTERM or SIGINT: no new work, everything is stored, exit within 5 s (code 0, or
+1 when something hung and was left behind); a second one ends it at once (130).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ STATUS_EVERY_S = 2.0
 INBOX_EVERY_S = 0.25
 PULSE_EVERY_S = 1.0
 HOUSEKEEPING_EVERY_S = 30.0
-SHUTDOWN_S = 5.0
+SHUTDOWN_S = 4.5  # of the five that are promised
 
 
 def clock_ms() -> int:
@@ -164,10 +166,12 @@ class Keeper:
     async def _work(self, until: Coroutine[Any, Any, Any]) -> None:
         """Starts everything, waits for `until`, stops everything. A part that fails stops the rest."""
         try:
-            await self._prepare()
+            prepared = await self._prepared()
         except BaseException:
             until.close()
             raise
+        if not prepared:
+            return until.close()
         goal = asyncio.create_task(until, name="until")
         parts = [asyncio.create_task(part, name=name) for name, part in self._parts().items()]
         try:
@@ -184,6 +188,19 @@ class Keeper:
             await asyncio.wait([goal, *parts], timeout=SHUTDOWN_S)
             if self.signer is not None:
                 await self.signer.close()
+
+    async def _prepared(self) -> bool:
+        """Whether it may begin; False when it was told to stop before it had reached the head."""
+        preparing, told = asyncio.create_task(self._prepare()), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([preparing, told], return_when=asyncio.FIRST_COMPLETED)
+            if preparing.done():
+                preparing.result()
+            return preparing.done()
+        finally:
+            preparing.cancel()
+            told.cancel()
+            await asyncio.wait([preparing, told])
 
     async def _prepare(self) -> None:
         """Reaches the head, reads what was left, then listens."""
@@ -244,11 +261,16 @@ class Keeper:
         return parts
 
     def _told_to_stop(self, number: int) -> None:
-        if self._stop.is_set():
-            log.warning("keeper.forced")
-            os._exit(130)
         log.info("keeper.stopping", signal=signal.Signals(number).name)
         self._stop.set()
+        # Not by the loop: what is slow to stop may be what holds it up. Whatever is stored by then is stored, and the
+        # next start resumes by reading.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(each)
+            signal.signal(each, lambda *_: _force(130))
+        late = threading.Timer(SHUTDOWN_S, _force, (1,))
+        late.daemon = True
+        late.start()
 
     # Making the parts ------------------------------------------------------------------------------------------------
 
@@ -392,6 +414,11 @@ class Keeper:
             "socket": dict(self.socket.counters) if self.socket else None,
             "redis": {"up": self.mapping.up} if self.mapping else None,
         }
+
+
+def _force(code: int) -> None:
+    log.warning("keeper.forced")
+    os._exit(code)
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
