@@ -64,9 +64,10 @@ async def crew(tmp_path: Path) -> AsyncIterator[Crew]:
 FAMILY = "(setsid sh -c 'echo $$ >grandchild; exec sleep 300' &) ; echo $$ >child; sleep 300; true"
 
 
-async def family(folder: Path) -> list[int]:
+async def family(folder: Path, *more: str) -> list[int]:
     files = [folder / "child", folder / "grandchild"]
-    await until(lambda: all(file.exists() and file.read_text().strip() for file in files))
+    awaited = [*files, *(folder / name for name in more)]
+    await until(lambda: all(file.exists() and file.read_text().strip() for file in awaited))
     return [int(file.read_text()) for file in files]
 
 
@@ -82,6 +83,8 @@ def launcher(tmp_path: Path) -> Path:
         f"    child = await crew.start('family', ['sh', '-c', {FAMILY!r}])\n"
         "    try:\n"
         "        async with interruptible():\n"
+        "            await asyncio.sleep(0)\n"  # lets it see whose child it is
+        "            pathlib.Path(sys.argv[1], 'ready').write_text('yes')\n"
         "            await child.wait()\n"
         "    except Interrupted:\n"
         "        await crew.stop()\n"
@@ -123,7 +126,7 @@ async def test_interruptible__its_make_is_killed__everything_stops(
     makefile = tmp_path / "Makefile"
     makefile.write_text(f"world:\n\t@{sys.executable} {launcher} {tmp_path}\n")
     make = running("make", "-f", makefile, "world")
-    pids = await family(tmp_path)
+    pids = await family(tmp_path, "ready")
 
     make.kill()
 
