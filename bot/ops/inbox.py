@@ -48,9 +48,12 @@ class Inbox:
         await self._writer(lambda tx: records.answer(tx, row.id or 0, said, self._clock()))
 
     async def _answer(self, row: InboxRow) -> dict[str, Any]:
+        payload: object = row.payload  # another process wrote it, perhaps by hand
+        if not isinstance(payload, dict):
+            return {"ok": False, "error": "the payload is no object"}
         match row.kind:
             case "settle":
-                return await self._settle(row.payload)
+                return await self._settle(payload)
             case "pause" | "resume":
                 return await self._pause(row.kind == "pause")
             case _:
@@ -58,7 +61,7 @@ class Inbox:
 
     async def _settle(self, payload: dict[str, Any]) -> dict[str, Any]:
         number = payload.get("session_id")
-        if not isinstance(number, int):
+        if not isinstance(number, int) or isinstance(number, bool):
             return {"ok": False, "error": "session_id is missing"}
         if not self._signs():
             return {"ok": False, "error": "the daemon only watches: it has no key, or runs with --dry-run"}

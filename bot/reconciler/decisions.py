@@ -99,6 +99,9 @@ class Decisions:
             stored = records.add_action(tx, f"nudge:{key}:{decision.mark}", "nudge", key, number, now, payload)
             return (stored.id if stored.new else None), None, ""
         if decision.action is Action.END:
+            going_on = records.open_settle(tx, key)  # a reorg took the session and gave it back meanwhile
+            if going_on is not None:
+                return going_on, None, ""
             count = records.settle_count(tx, key)
             return records.add_action(tx, f"settle:{key}:{count}", "settle", key, number, now, payload).id, None, ""
         if decision.action is Action.ALERT:

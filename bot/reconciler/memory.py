@@ -53,6 +53,37 @@ class Conditions:
         return "watching" if self.watching else "paused" if self.paused else None
 
 
+class Witnesses:
+    """Which sessions were heard on the webhook lately, the one heard last at the end.
+
+    A feed that carries several rooms can be told from each of them: while others are heard, one's silence is its own.
+    A session counts as a witness for another only if it was still heard when that one was heard last, so one that has
+    been silent for long, held or set aside, vouches for nobody. Cost: O(1), but for a word that comes out of order.
+    """
+
+    def __init__(self, silence_ms: int) -> None:
+        self._silence_ms = silence_ms
+        self._heard: dict[SessionKey, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._heard)
+
+    def heard(self, key: SessionKey, at_ms: int) -> None:
+        at_ms = max(at_ms, self._heard.pop(key, 0))
+        newest = self._heard[next(reversed(self._heard))] if self._heard else 0
+        self._heard[key] = at_ms
+        if at_ms < newest:
+            self._heard = dict(sorted(self._heard.items(), key=lambda item: item[1]))
+
+    def forget(self, key: SessionKey) -> None:
+        self._heard.pop(key, None)
+
+    def alone(self, key: SessionKey, heard_ms: int) -> bool:
+        """Was nobody else heard when `key` was heard last, at `heard_ms`, nor since?"""
+        other = next((one for one in reversed(self._heard) if one != key), None)
+        return other is None or self._heard[other] < heard_ms - self._silence_ms
+
+
 class Memory:
     def __init__(self, policy: Policy, clock_ms: Callable[[], int], webhook_silence_ms: int) -> None:
         self.policy = policy
@@ -65,7 +96,7 @@ class Memory:
         self.by_student: dict[str, set[SessionKey]] = {}
         self.balances: dict[str, int] = {}
         self.beat_sources: dict[str, Source] = {}
-        self.webhook_beaters: set[SessionKey] = set()
+        self.witnesses = Witnesses(webhook_silence_ms)
         self.loaded = False
         self._pulse_ms = self.born_ms = clock_ms()
         self.feeds = FeedBoard(self._pulse_ms, webhook_silence_ms)
@@ -89,7 +120,9 @@ class Memory:
             source = next(iter(live.session.away.values())).source
         name = WEBHOOK if source in (Source.WEBHOOK, Source.OPEN_WEBHOOK) else SOCKET
         since, until = self.feeds.span(name, now)
-        sole = name == WEBHOOK and len(self.webhook_beaters) <= 1
+        session = live.session
+        heard_ms = max([session.beats.last_ms, *(word.at_ms for word in session.away.values())])
+        sole = name == WEBHOOK and self.witnesses.alone(session.key, heard_ms)
         return World(
             feed=Feed(since, until, sole),
             reachable=self.conditions.reachable,
@@ -114,14 +147,14 @@ class Memory:
         live.settling = False
         self.deadlines.set(key, None)
         self.book.ended(key)
-        self.webhook_beaters.discard(key)
+        self.witnesses.forget(key)
 
     def forget(self, key: SessionKey) -> None:
         """Drops all that is kept of a session, but for its rooms."""
         self.deadlines.set(key, None)
         self.live.pop(key, None)
         self.book.forget(key)
-        self.webhook_beaters.discard(key)
+        self.witnesses.forget(key)
         others = self.by_student.get(key.student)
         if others is not None:
             others.discard(key)
@@ -161,5 +194,7 @@ class Memory:
         self.note_beater(key, source)
 
     def note_beater(self, key: SessionKey, source: Source) -> None:
-        if source is Source.WEBHOOK and not self.live[key].session.ended:
-            self.webhook_beaters.add(key)
+        """A heartbeat of this session came by that source."""
+        session = self.live[key].session
+        if source is Source.WEBHOOK and not session.ended:
+            self.witnesses.heard(key, session.beats.last_ms)

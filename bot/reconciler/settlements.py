@@ -39,8 +39,12 @@ class Settlements:
             by_ms = memory.clock() if row.ended_at is None else row.ended_at * 1000 - skew_ms
             ended_ms = call_ended_ms(session, memory.policy, world, by_ms)
             values: dict[str, Any] = {"room_id": rooms[0] if rooms else None, "student": key.student}
-            on_their_own = "paid-after-nudge" if session.reached else "on-their-own"
-            values["reason"] = records.settle_reason(tx, key) if ours else on_their_own
+            if ours:
+                values["reason"] = records.settle_reason(tx, key)
+            elif row.ended_by == "owner":
+                values["reason"] = "by-backend"  # the same key, another program
+            else:
+                values["reason"] = "paid-after-nudge" if session.reached else "on-their-own"
             if ended_ms is not None:
                 at_s = (ended_ms + skew_ms) // 1000
                 values["call_ended_at"] = at_s

@@ -40,7 +40,7 @@ async def read(
     memory.book.newest_id = newest
     for row in rows:
         memory.admit(row)
-    for room in rooms:
+    for room in sorted(rooms, key=lambda one: one.room.beats.last_ms):
         memory.know_room(room)
     for fact in facts:
         if fact.key is not None:

@@ -207,7 +207,8 @@ def alerts_of(session: Session, key: str) -> list[Row]:
 def requests_for(session: Session, session_id: int) -> list[Row]:
     """What operators asked for a session by the inbox."""
     rows = _rows(session, select(InboxRow).where(InboxRow.kind == "settle").order_by(col(InboxRow.id)))
-    return [row for row in rows if row["payload"].get("session_id") == session_id]
+    asked = ((row, row["payload"]) for row in rows)
+    return [row for row, said in asked if isinstance(said, dict) and said.get("session_id") == session_id]
 
 
 # Settlements, transactions, alerts, inbox ----------------------------------------------------------------------------

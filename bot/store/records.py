@@ -356,6 +356,12 @@ def action_marks(session: Session, keys: Iterable[SessionKey]) -> list[tuple[Ses
     return found
 
 
+def open_settle(session: Session, key: SessionKey) -> int | None:
+    """The settle action of this session that is still under way, if there is one."""
+    query = select(ActionRow.id).where(ActionRow.session_key == str(key), ActionRow.kind == "settle")
+    return session.exec(query.where(ActionRow.state == "open").order_by(col(ActionRow.id)).limit(1)).first()
+
+
 def settle_count(session: Session, key: SessionKey) -> int:
     """How many settle actions this session has had."""
     query = select(func.count()).select_from(ActionRow)

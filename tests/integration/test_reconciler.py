@@ -670,6 +670,34 @@ async def test_silence__another_room_begins_to_beat__the_silent_one_is_no_longer
     assert [row.at_ms for row in keeper.rows(DecisionRow) if row.action == "end"] == [T0 + 190_000]
 
 
+async def test_silence__the_other_room_has_been_silent_for_long__the_only_one_left_counts_as_the_only_one(
+    keeper: Keeper,
+) -> None:
+    """with a single room and no canary, silence nudges, and ends only after SOLE_ROOM_TIMEOUT_S"""
+    await keeper.reconciler.set_paused(True)
+    await keeper.start(OTHER)
+    await keeper.say(keeper.hint(Kind.READY, room="req_2", student=OTHER_STUDENT, tutor=OTHER_TUTOR))
+    await keeper.say(keeper.hint(Kind.HEARTBEAT, Source.WEBHOOK, "req_2"))
+    await keeper.beats(200)
+    await keeper.reconciler.set_paused(False)
+    assert keeper.effects.settles == []
+    await keeper.at(499)
+    assert keeper.effects.settles == []
+    await keeper.at(500)
+    assert [key for _, key in keeper.effects.settles] == [KEY]
+
+
+async def test_silence__both_rooms_fall_silent_together__the_feed_is_down_and_none_is_ended(keeper: Keeper) -> None:
+    """When a feed is down … what didn't arrive proves nothing"""
+    await keeper.start(OTHER)
+    await keeper.say(keeper.hint(Kind.READY, room="req_2", student=OTHER_STUDENT, tutor=OTHER_TUTOR))
+    for second in range(0, 101, 10):
+        await keeper.at(second)
+        await keeper.say(*[keeper.hint(Kind.HEARTBEAT, Source.WEBHOOK, room) for room in ("req_1", "req_2")])
+    await keeper.at(2_000)
+    assert keeper.effects.settles == []
+
+
 async def test_socket_feed__lost_and_back__waiting_silence_counts_from_the_return(keeper: Keeper) -> None:
     for second in range(0, 61, 10):
         await keeper.at(second)
@@ -724,6 +752,30 @@ async def test_reorg__start_mined_again_in_another_block__its_words_are_folded_a
     assert keeper.reconciler.room_of(KEY) == "req_1"
 
 
+async def test_reorg__start_mined_again_while_its_settlement_is_open__the_same_action_goes_on(keeper: Keeper) -> None:
+    await keeper.at(100)
+    await keeper.say(keeper.hint(Kind.ENDED))
+    await keeper.at(160)
+    first = keeper.effects.settles[-1]
+    taken = await keeper.reorg(0)
+    await keeper.start(KEY, 0, tell=False)
+    await keeper.reconciler.chain_changed(started=[KEY], ended=[], retracted=list(taken))
+    assert keeper.effects.settles[-1] == first
+    await report(keeper, "settled")
+    assert [row.state for row in keeper.rows(ActionRow) if row.kind == "settle"] == ["done"]
+
+
+async def test_settled__by_the_backend__reason_says_so(keeper: Keeper) -> None:
+    await keeper.at(100)
+    await keeper.say(keeper.hint(Kind.ENDED))
+    await deliver(keeper)
+    await keeper.end(KEY, 110)
+    sender = chain_rows.Sender(1, keeper.settlement().tx_hash, OTHER_TUTOR, "owner", False)
+    await keeper.writer(lambda tx: chain_rows.fill_senders(tx, [sender]))
+    await keeper.reconciler.settlement_known(KEY)
+    assert keeper.settlement().reason == "by-backend"
+
+
 async def test_reorg__end_taken__settled_again(keeper: Keeper) -> None:
     await keeper.at(100)
     await keeper.say(keeper.hint(Kind.ENDED))
@@ -757,7 +809,7 @@ async def test_forget_final__many_lessons_over__memory_is_given_back(keeper: Kee
         {},
         {},
     )
-    assert reconciler.memory.webhook_beaters == set()
+    assert len(reconciler.memory.witnesses) == 0
     assert len(reconciler.deadlines) == 0
 
 
