@@ -89,7 +89,8 @@ class ChaosProxy(RpcProxy):
         return False
 
     async def _kill_now(self) -> web.Response:
-        assert self._order is not None
+        if self._order is None:  # another of the daemon's requests was faster: it is dead already
+            return web.Response(status=502)
         done, self._order = self._order[1], None
         return await self._crash(done, "")
 
