@@ -103,9 +103,10 @@ class SocketFeed:
     async def close(self) -> None:
         """Ends `run` and the connection. Safe to call more than once."""
         task = self._running
-        if task is not None and task is not asyncio.current_task():
+        while task is not None and task is not asyncio.current_task() and not task.done():
+            # Again if need be: somewhere below, a library may take a cancellation for its own.
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=1.0)
 
     async def nudge(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Sends `keeper:nudge` and returns what the backend acknowledged.

@@ -104,7 +104,7 @@ def test_index__no_contract_there__names_the_setting(world: World, tmp_path: Pat
 def kill_after(world: World, path: Path, after_s: float) -> None:
     environment = {**os.environ, **{name: str(value) for name, value in settings(world, path).items()}}
     process = subprocess.Popen(
-        [sys.executable, "-m", "bot.cli", "index", "--follow"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "bot.cli", "index"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
     )
     time.sleep(after_s)  # wherever it is by then
     process.send_signal(signal.SIGKILL)
