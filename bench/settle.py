@@ -33,6 +33,7 @@ from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak, to_checksum_address
 
+from bot.chain import codec
 from scripts.world import anvil, deployment, processes
 from scripts.world.chain import END_SESSION, START_GAS, LangDAO, Node
 from scripts.world.keeper import Keeper
@@ -358,7 +359,7 @@ async def measure_burst(world: World, sessions: list[int]) -> dict[str, Any]:
     seen: list[Any] = []
     while time.monotonic() < deadline and len(seen) < len(sessions):
         await asyncio.sleep(0.5)
-        seen = [log for log in await dao._logs(_ENDED, block + 1) if int(log["topics"][1], 16) in asked]
+        seen = [log for log in await dao._logs(codec.SESSION_ENDED, block + 1) if int(log["topics"][1], 16) in asked]
     exchanges = world.proxy.exchanges[first:]
     last = max((int(log["blockNumber"], 16) for log in seen), default=block)
     gas = 0
@@ -376,9 +377,6 @@ async def measure_burst(world: World, sessions: list[int]) -> dict[str, Any]:
         "rpc_per_settlement": round(sum(len(one.methods) for one in exchanges) / max(1, settled), 2),
         "gas_per_settlement": round(gas / max(1, settled)),
     }
-
-
-_ENDED = "0x1f566c0c31d295290bb19b5162e239dbdeeb51107556dd0c39b1a86a303ed393"
 
 
 # Everything ----------------------------------------------------------------------------------------------------------

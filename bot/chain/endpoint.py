@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -41,7 +42,7 @@ class EndpointFailed(Exception):
         self.heavy = heavy
 
 
-class Endpoint:
+class Endpoint(ABC):
     """What HTTP and websocket endpoints have in common: a name that may be shown, and rest after failures."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -67,11 +68,11 @@ class Endpoint:
         self._failures = 0
         self._rests_until = 0.0
 
+    @abstractmethod
     async def exchange(self, session: aiohttp.ClientSession, body: bytes, ids: Sequence[int]) -> bytes:
         """Sends a request with these ids and returns the reply. Raises EndpointFailed."""
-        raise NotImplementedError
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 (HTTP has nothing of its own to close)
         """Closes what is open. Safe to call twice."""
 
 
