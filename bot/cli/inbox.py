@@ -19,28 +19,6 @@ ACKNOWLEDGED_S = 10.0
 _LOOK_EVERY_S = 0.1
 
 
-def daemon_pid(database: Database) -> int | None:
-    """The pid of the `run` on this database, 0 if it runs and its pid can't be told, None when none runs."""
-    from bot.store.lock import holder
-
-    try:
-        return holder(database)
-    except PermissionError:
-        # The lock is another user's, and so is the daemon if there is one: its own word has to do.
-        return _pid_by_its_word(database)
-
-
-def _pid_by_its_word(database: Database) -> int | None:
-    import json
-
-    from bot.store import queries
-
-    with database.read() as session:
-        said = json.loads(queries.meta(session, "status").get("status", "{}"))
-    fresh = now_ms() - int(said.get("updated_ms", 0)) < 15_000
-    return int(said.get("pid", 0)) if fresh else None
-
-
 def ask(database: Database, kind: str, payload: dict[str, Any]) -> int:
     """Leaves a request; returns its number."""
     from bot.store.tables import InboxRow
@@ -55,6 +33,7 @@ def ask(database: Database, kind: str, payload: dict[str, Any]) -> int:
 
 def answer(database: Database, number: int, timeout_s: float = ACKNOWLEDGED_S) -> dict[str, Any]:
     """The daemon's answer. Raises Misconfigured when none comes in time; the request stays."""
+    from bot.ops.status import daemon_pid
     from bot.store import queries
 
     deadline = time.monotonic() + timeout_s
@@ -65,17 +44,19 @@ def answer(database: Database, number: int, timeout_s: float = ACKNOWLEDGED_S) -
             return row["answer"] or {}
         time.sleep(_LOOK_EVERY_S)
     raise Misconfigured(
-        f"The running keeper (pid {daemon_pid(database) or 'unknown'}) hasn't answered within {timeout_s:g} s. "
+        f"The running keeper (pid {daemon_pid(database, now_ms()) or 'unknown'}) hasn't answered within "
+        f"{timeout_s:g} s. "
         "The request stays in its inbox; look at its log"
     )
 
 
 def set_paused(database: Database, paused: bool) -> dict[str, Any]:
     """Pauses or resumes, through the daemon or, when none runs, for the next one. Returns what came of it."""
+    from bot.ops.status import daemon_pid
     from bot.store import identity
     from bot.store.lock import Lock
 
-    pid = daemon_pid(database)
+    pid = daemon_pid(database, now_ms())
     if pid is not None:
         said = answer(database, ask(database, "pause" if paused else "resume", {"by": "operator"}))
         return {"paused": paused, "daemon": pid, "answer": said}

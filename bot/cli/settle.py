@@ -49,7 +49,7 @@ def command(session_id: int, yes: bool, wait: bool, as_json: bool) -> int:
       langdao-keeper settle 5
       langdao-keeper settle 5 --yes --wait
     """
-    from bot.cli.inbox import daemon_pid
+    from bot.ops.status import daemon_pid
 
     settings = load_settings()
     database = _database(settings)
@@ -59,7 +59,7 @@ def command(session_id: int, yes: bool, wait: bool, as_json: bool) -> int:
             raise NotFound(f"Session {session_id} has ended already. `langdao-keeper explain {session_id}` tells how")
         if not yes:
             _confirm(line)
-        pid = daemon_pid(database) if database is not None else None
+        pid = daemon_pid(database, now_ms()) if database is not None else None
         if database is not None and pid is not None:
             outcome = _through_daemon(database, session_id, pid, wait)
         else:

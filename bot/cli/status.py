@@ -1,7 +1,6 @@
 """`langdao-keeper status`: the keeper on one screen.
 
-Promises: `gather` only reads, and what it returns is what `--json` prints; `render` only draws what it is given.
-Doesn't promise the present second: the daemon writes its state every two seconds, `updated_ms` says when.
+Promises: what `bot.ops.status` gathered is what `--json` prints; `render` only draws what it is given.
 """
 
 from __future__ import annotations
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
 
 EVERY_S = 1.0
 EVERY_PLAIN_S = 5.0  # without a terminal: lines, not a picture
-SHOWN = 30  # of each list
+SHOWN = 30  # of each list, when it is printed
 HEADING_ROWS = 13  # of the live picture: what isn't a row of a list
-ALERTS_FOR_MS = 24 * 3_600_000
-STALE_MS = 15_000  # of a state that is written every two seconds
 
 
 @click.command(short_help="Feeds, head, sessions, transactions, alerts, costs.")
@@ -43,16 +40,23 @@ def command(watch: bool, note: str, as_json: bool) -> None:
     database = open_database(load_settings())
     try:
         if not watch:
-            data = gather(database)
+            data = _gather(database)
             emit(data) if as_json else show(render(data))
         elif as_json:
-            _repeat(lambda: click.echo(json.dumps(gather(database), default=str)), EVERY_S)
+            _repeat(lambda: click.echo(json.dumps(_gather(database), default=str)), EVERY_S)
         elif sys.stdout.isatty():
             _draw(database, note)
         else:
-            _repeat(lambda: show(render(gather(database))), EVERY_PLAIN_S)
+            _repeat(lambda: show(render(_gather(database))), EVERY_PLAIN_S)
     finally:
         database.dispose()
+
+
+def _gather(database: Database) -> dict[str, Any]:
+    from bot.ops.status import daemon_pid, gather
+
+    now = now_ms()
+    return gather(database, daemon_pid(database, now), now)
 
 
 def _repeat(tell: Any, every_s: float) -> None:
@@ -74,84 +78,11 @@ def _draw(database: Database, note: str) -> None:
     def picture() -> RenderableType:
         # What doesn't fit would be cut off at the bottom, the note first.
         rows = max(4, screen.height - HEADING_ROWS - (note.count("\n") + 2 if note else 0))
-        drawn = render(gather(database), shown=max(2, rows * 2 // 3), settled=max(2, rows // 3))
+        drawn = render(_gather(database), shown=max(2, rows * 2 // 3), settled=max(2, rows // 3))
         return Group(drawn, Text(), Text(note)) if note else drawn
 
     with Live(picture(), console=screen, screen=True, auto_refresh=False) as live:
         _repeat(lambda: live.update(picture(), refresh=True), EVERY_S)
-
-
-# What is known -------------------------------------------------------------------------------------------------------
-
-
-def gather(database: Database, now: int | None = None) -> dict[str, Any]:
-    """Everything on the screen, as data: amounts in base units as decimal text, `_ms` epoch ms, `_at` epoch s."""
-    from bot.cli.inbox import daemon_pid
-    from bot.ops import overview
-    from bot.store import queries
-
-    at = now_ms() if now is None else now
-    pid = daemon_pid(database)
-    with database.read() as session:
-        meta = queries.meta(session, "status", "paused", "chain_id", "contract", "deploy_block")
-        newest = queries.newest_block(session)
-        active = queries.count_active(session)
-        lines = overview.lines(session, queries.sessions(session, state="active", limit=1000), at)
-        transactions = queries.txs(session, states=queries.TX_OPEN, limit=SHOWN)
-        alerts = queries.open_alerts(session, at - ALERTS_FOR_MS, SHOWN)
-        settlements = queries.settlements(session, limit=10)
-        rooms = queries.waiting_rooms(session)
-    state = _state(meta.get("status"))
-    paused = meta.get("paused") == "1"
-    return {
-        "now_ms": at,
-        "database": str(database.path) if database.path else database.engine.url.get_backend_name(),
-        "chain_id": int(meta["chain_id"]) if "chain_id" in meta else None,
-        "contract": meta.get("contract"),
-        "daemon": {
-            "running": pid is not None,
-            "pid": pid or state.get("pid") if pid is not None else None,
-            "mode": state.get("mode") if pid is not None else None,
-            "paused": paused,
-            "updated_ms": state.get("updated_ms"),
-            "stale": pid is not None and at - int(state.get("updated_ms") or 0) > STALE_MS,
-        },
-        "head": {
-            "number": state.get("head", newest["number"] if newest else None),
-            "head_ms": state.get("head_ms"),
-            "indexed": newest["number"] if newest else None,
-            "indexed_at": newest["timestamp_s"] if newest else None,
-            "lag_blocks": state.get("lag_blocks"),
-            "at_head": state.get("at_head"),
-        },
-        "feeds": state.get("feeds") or {},
-        "skew_ms": state.get("skew_ms"),
-        "balance_wei": str(state["balance_wei"]) if state.get("balance_wei") is not None else None,
-        "active": active,
-        "sessions": lines,
-        "by_reason": _counted(lines),
-        "waiting": overview.waiting_cost(lines, at),
-        "rooms_waiting": [room["room"] for room in rooms],
-        "transactions": transactions,
-        "alerts": alerts,
-        "settlements": settlements,
-    }
-
-
-def _state(text: str | None) -> dict[str, Any]:
-    try:
-        said = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _counted(lines: list[dict[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for line in lines:
-        name = line["reason"] or "not looked at"
-        found[name] = found.get(name, 0) + 1
-    return found
 
 
 # How it looks --------------------------------------------------------------------------------------------------------
@@ -165,6 +96,7 @@ def render(data: dict[str, Any], *, shown: int = SHOWN, settled: int = SHOWN) ->
     from bot.cli.sessions import session_table
     from bot.cli.settlements import settlement_table
     from bot.cli.txs import tx_table
+    from bot.ops.status import urgent_first
     from bot.ops.words import amount, count, moment
 
     now = data["now_ms"]
@@ -183,8 +115,7 @@ def render(data: dict[str, Any], *, shown: int = SHOWN, settled: int = SHOWN) ->
             Text(f"alert  {moment(one['at_ms'], now_ms=now)}  {one['name']}  {plain(one['text'])}", style="bold red")
             for one in data["alerts"][:5]
         ]
-    # What is due first comes first; what only runs comes last.
-    lines = sorted(data["sessions"], key=lambda line: (not line["over"], line["due_ms"] or 2**62, line["session_id"]))
+    lines = urgent_first(data["sessions"])
     parts += [Text(), Text(f"Sessions active on chain: {data['active']}", style="bold")]
     if lines:
         parts.append(session_table(lines[:shown], now))

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bot.cli.inbox import set_paused
-from bot.cli.status import gather, render
+from bot.cli.status import render
 from bot.domain.policy import Policy
 from bot.ops import overview
 from bot.ops.explain import explain
+from bot.ops.status import gather
 from bot.store import queries
 from tests.support.record import NOW_MS, Record, address, inside, record
 
@@ -77,7 +78,7 @@ def test_explain__session_and_room__are_found(one: Record) -> None:
 
 
 def test_status__gathered__can_be_drawn(one: Record) -> None:
-    data = gather(one.database, NOW_MS)
+    data = gather(one.database, None, NOW_MS)
     assert (data["active"], data["waiting"]["sessions"], len(data["transactions"])) == (2, 1, 1)
     assert data["rooms_waiting"] == ["req_lost"]
     assert render(data) is not None
@@ -85,7 +86,7 @@ def test_status__gathered__can_be_drawn(one: Record) -> None:
 
 def test_pause__no_daemon__is_remembered(one: Record) -> None:
     assert set_paused(one.database, True)["daemon"] is None
-    assert gather(one.database, NOW_MS)["daemon"]["paused"] is True
+    assert gather(one.database, None, NOW_MS)["daemon"]["paused"] is True
 
 
 def test_commands__by_url__work_and_keep_the_credentials_to_themselves(one: Record, tmp_path: Path) -> None:
