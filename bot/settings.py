@@ -180,6 +180,10 @@ class Settings(BaseSettings):
     nudge_window_s: float = Field(
         60, ge=0, description="how long participants have to end and pay themselves after a nudge"
     )
+    nudge_again_s: float = Field(
+        30, ge=1, description="a nudge is repeated so long after it, then after twice, four times as long"
+    )
+    nudge_repeats: int = Field(3, ge=0, le=10, description="how often; 0: never")
     heartbeat_timeout_s: float = Field(
         60, gt=0, description="silence after which a session that had heartbeats counts as dead"
     )
@@ -281,6 +285,8 @@ class Settings(BaseSettings):
         return Policy(
             disconnect_grace_ms=_ms(self.disconnect_grace_s),
             nudge_window_ms=_ms(self.nudge_window_s),
+            nudge_again_ms=_ms(self.nudge_again_s),
+            nudge_repeats=self.nudge_repeats,
             heartbeat_timeout_ms=_ms(self.heartbeat_timeout_s),
             heartbeat_arm_count=self.heartbeat_arm_count,
             heartbeat_arm_ms=_ms(self.heartbeat_arm_s),

@@ -64,6 +64,7 @@ class Due:
     waits_for: str | None = None  # why there is no due time though the signal is there
     call_ended_ms: int | None = None  # when the call itself ended, as far as this rule knows
     hint: bool = True  # rests on somebody's word off chain: the backend gets a head start
+    once: frozenset[str] = frozenset()  # marks of nudges that aren't repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def decide(session: Session, policy: Policy, world: World, now_ms: int) -> Decis
     if session.ended:
         return Decision(Action.CLOSE, "ended-on-chain")
     dues = [_with_waits(due, session, policy, world) for rule in RULES for due in rule(session, policy, world)]
+    dues = [_with_reminders(due, session, policy) for due in dues]
     ending = min((due for due in dues if due.end_ms is not None), key=_end_of, default=None)
     if ending is not None and now_ms >= _end_of(ending):
         return _end(session, policy, world, ending, now_ms)
@@ -223,7 +225,8 @@ def balance_used_up(session: Session, policy: Policy, _world: World) -> Iterator
         return
     warn = max(drained - policy.drain_warning_ms, session.started_ms)
     nudges = (("drain-warning", warn), ("drained", drained))
-    yield Due("drained", drained, drained + policy.drain_grace_ms, nudges, hint=False)
+    once = frozenset({"drain-warning"})  # the lesson goes on, and one warning is enough
+    yield Due("drained", drained, drained + policy.drain_grace_ms, nudges, hint=False, once=once)
 
 
 def orphan(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
@@ -238,7 +241,9 @@ def anonymous_end(session: Session, _policy: Policy, _world: World) -> Iterator[
     """What anybody could have said makes us ask, never sign."""
     hint = session.weak_end
     if hint is not None and session.ended_hint is None and session.weak_life_ms <= hint.at_ms:
-        yield Due("anonymous-end", hint.at_ms, None, (("anonymous-end", hint.at_ms),), waits_for="believed-word")
+        nudges = (("anonymous-end", hint.at_ms),)
+        once = frozenset({"anonymous-end"})  # anybody could have anybody pestered
+        yield Due("anonymous-end", hint.at_ms, None, nudges, waits_for="believed-word", once=once)
 
 
 RULES: tuple[Rule, ...] = (
@@ -281,6 +286,21 @@ def _with_waits(due: Due, session: Session, policy: Policy, world: World) -> Due
     if session.paying is not None:
         end = max(end, session.paying.at_ms + policy.pay_wait_ms)
     return due if end == due.end_ms else replace(due, end_ms=end)
+
+
+def _with_reminders(due: Due, session: Session, policy: Policy) -> Due:
+    """Each nudge that was given is given again, at growing distances, for as long as its rule stands."""
+    more: list[tuple[str, int]] = []
+    for mark, _ in due.nudges:
+        if mark in due.once:
+            continue
+        told, gap = session.nudged.get(mark), policy.nudge_again_ms
+        for number in range(1, policy.nudge_repeats + 1):
+            if told is None:
+                break
+            more.append((f"{mark}#{number}", told + gap))
+            told, gap = session.nudged.get(more[-1][0]), gap * 2
+    return replace(due, nudges=(*due.nudges, *more)) if more else due
 
 
 def _end_of(due: Due) -> int:

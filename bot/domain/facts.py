@@ -31,7 +31,8 @@ class Kind(StrEnum):
     STILL_HERE = "still-here"  # a participant says that the lesson goes on
     SETTLE = "settle"  # end it now: an operator, or a participant's signature
     PAYING = "paying"  # a participant's own endSession waits in the pool
-    NUDGE = "nudge"  # outcome of a nudge: reached somebody, or nobody
+    NUDGE = "nudge"  # outcome of a nudge, by one channel: whom it reached
+    BILL = "bill"  # outcome of telling participants what the session has cost
     ALERT = "alert"  # the operator was told
     SETTLEMENT = "settlement"  # outcome of an attempt to end the session on chain
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class Policy:
     disconnect_grace_ms: int = 30_000
     nudge_window_ms: int = 60_000
+    nudge_again_ms: int = 30_000
+    nudge_repeats: int = 3
     heartbeat_timeout_ms: int = 60_000
     heartbeat_arm_count: int = 3
     heartbeat_arm_ms: int = 30_000

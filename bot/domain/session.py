@@ -50,7 +50,8 @@ class Session:
     still_here_ms: int = 0
     settle: Word | None = None
     paying: Word | None = None
-    reached: bool | None = None  # did a nudge reach anybody? None: not tried
+    reached: bool | None = None  # did a nudge reach anybody? None: not tried, or not known
+    told: bool = False  # a nudge reached somebody, or was handed to a channel that doesn't say whether it did
     nudged: dict[str, int] = field(default_factory=dict)  # mark of a nudge or alert -> when it was given
     asked_ms: int = 0  # when a question was delivered
     attempts: int = 0  # of settling that failed
@@ -139,11 +140,13 @@ def _alive(session: Session, at_ms: int) -> None:
 
 def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
     said = payload if isinstance(payload, dict) else {}
-    session.nudged[str(said.get("mark"))] = at_ms
-    if said.get("dropped"):
-        return  # too late to be sent: nothing was learnt of who can be reached
-    delivered = bool(said.get("delivered"))
-    session.reached = bool(session.reached) or delivered
+    given_ms = said.get("created_ms")
+    session.nudged[str(said.get("mark"))] = given_ms if isinstance(given_ms, int) else at_ms
+    session.told |= said.get("outcome") in ("delivered", "sent")
+    delivered = said.get("delivered")
+    if said.get("dropped") or delivered is None:
+        return  # too late to be sent, or the channel doesn't say: nothing was learnt of who can be reached
+    session.reached = bool(session.reached or delivered)
     if delivered and said.get("ask"):
         session.asked_ms = session.asked_ms or at_ms
 

@@ -37,6 +37,7 @@ log = structlog.get_logger("reconciler")
 LOOK_AGAIN_MS = 3_000  # after an attempt that changed nothing
 REFUSED_AGAIN_MS = 30_000  # after an attempt that the key, the balance or a cap forbade
 MAX_BATCH = 500  # hints in one transaction
+_STATES = {"settled": "done", "delivered": "done", "sent": "done", "dropped": "dropped"}  # of an action, by its outcome
 
 
 class Reconciler:
@@ -133,13 +134,17 @@ class Reconciler:
             await self._decisions.again(list(self.memory.live), self.memory.now())
 
     async def outcome(self, key: SessionKey, kind: Kind, payload: dict[str, Any], action_id: int | None) -> None:
-        """What came of a nudge or a settlement: recorded as a fact, and decided on."""
+        """What came of a nudge, a bill or a settlement: recorded as a fact, and decided on.
+
+        `action_id` None: there is more to come of it. `total` is what came of all, where that is another thing.
+        """
         async with self._turn:
             now = self.memory.now()
             hint = Hint(kind, Source.KEEPER, Trust.PROVEN, now, payload=payload)
-            state = {"settled": "done", "delivered": "done", "dropped": "dropped"}.get(payload["outcome"], "failed")
+            total = payload.get("total", payload["outcome"])
+            state = _STATES.get(total, "failed")
             if action_id is not None:
-                await self._writer(lambda tx: records.end_action(tx, action_id, state, payload["outcome"], now))
+                await self._writer(lambda tx: records.end_action(tx, action_id, state, total, now))
             live = self.memory.live.get(key)
             if live is not None and kind is Kind.SETTLEMENT:
                 live.settling = False

@@ -44,7 +44,7 @@ class Settlements:
             elif row.ended_by == "owner":
                 values["reason"] = "by-backend"  # the same key, another program
             else:
-                values["reason"] = "paid-after-nudge" if session.reached else "on-their-own"
+                values["reason"] = "paid-after-nudge" if session.told else "on-their-own"
             if ended_ms is not None:
                 at_s = (ended_ms + skew_ms) // 1000
                 values["call_ended_at"] = at_s

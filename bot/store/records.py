@@ -333,8 +333,9 @@ class OpenAction(NamedTuple):
 
 
 def open_actions(session: Session) -> list[OpenAction]:
-    """Actions that were stored and not yet carried out, oldest first."""
-    rows = session.exec(select(ActionRow).where(ActionRow.state == "open").order_by(col(ActionRow.id)))
+    """Actions that were stored and not yet carried out, oldest first. Bills go on by themselves (`bot.store.bills`)."""
+    decided = select(ActionRow).where(ActionRow.state == "open", col(ActionRow.kind).in_(("nudge", "settle")))
+    rows = session.exec(decided.order_by(col(ActionRow.id)))
     return [
         OpenAction(row.id or 0, row.kind, SessionKey.parse(row.session_key), row.created_ms, row.payload)
         for row in rows

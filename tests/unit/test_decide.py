@@ -13,6 +13,7 @@ from bot.domain.session import Session
 from tests.support.sessions import STUDENT, T0, beating, hint, lesson, nudged
 
 POLICY = Policy()
+ONCE = replace(POLICY, nudge_repeats=0)
 OPEN = Feed(since_ms=T0 - 3_600_000)
 WORLD = World(feed=OPEN)
 WORD = Source.SOCKET
@@ -223,18 +224,18 @@ def test_decide__contradiction__both_are_asked() -> None:
 def test_decide__contradiction_and_question_delivered__ends_at_the_cap() -> None:
     """no answer to a delivered question ends it [after CONTRADICTION_CAP_S]"""
     session = contradicted(nudged(131, f"ask@{at(100)}", ask=True))
-    assert look(session, 699.999).action is Action.WAIT
-    assert look(session, 700).action is Action.END
+    assert look(session, 699.999, policy=ONCE).action is Action.WAIT
+    assert look(session, 700, policy=ONCE).action is Action.END
 
 
 def test_decide__contradiction_and_question_undelivered__goes_to_the_operator_at_the_cap() -> None:
     """no answer to a delivered question ends it, else it goes to the operator"""
     session = contradicted(nudged(131, f"ask@{at(100)}", ask=True, delivered=False))
-    assert look(session, 699.999).action is Action.WAIT
-    decision = look(session, 700)
+    assert look(session, 699.999, policy=ONCE).action is Action.WAIT
+    decision = look(session, 700, policy=ONCE)
     assert (decision.action, decision.reason) == (Action.ALERT, "contradiction")
     session.nudged[str(decision.mark)] = at(700)
-    assert look(session, 701).action is Action.WAIT
+    assert look(session, 701, policy=ONCE).action is Action.WAIT
 
 
 def test_decide__contradiction_answered_still_in_the_lesson__hint_withdrawn() -> None:
