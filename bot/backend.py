@@ -7,8 +7,8 @@ and `feeds/aftermath.py`. Here is only what the two need to know of the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from bot.chain.errors import RpcError, Unreachable, WrongAnswer
@@ -25,6 +25,9 @@ from bot.settings import Settings, state_dir
 from bot.store.aftermath import EndedRooms
 from bot.store.db import Writer
 from bot.store.tee import TeeQueue
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 def tee(
@@ -79,15 +82,15 @@ def socket_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-async def serve_gateway(settings: Settings) -> None:
-    """Serves the bundled backend until cancelled. Raises Misconfigured."""
+async def serve_gateway(settings: Settings, routers: Sequence[APIRouter] = ()) -> None:
+    """Serves the bundled backend, and `routers` beside it, until cancelled. Raises Misconfigured."""
     from bot.feeds.webhook import secret_in
     from bot.ops.logging import redactor
     from bot.web.gateway import GatewayConfig, serve
 
     secret, _ = secret_in(settings.gateway_secret_file or state_dir() / "gateway-webhook.secret")
     redactor.add(secret)
-    await serve(GatewayConfig.of(settings, secret))
+    await serve(GatewayConfig.of(settings, secret), routers=routers)
 
 
 def with_path(url: str, path: str) -> str:

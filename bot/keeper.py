@@ -31,6 +31,7 @@ from bot.hooks import ChainHooks, EffectHooks, FeedHooks, Messages, SenderHooks,
 from bot.settings import Settings, webhook_secret_file
 
 if TYPE_CHECKING:
+    from fastapi import APIRouter
     from pydantic import SecretStr
 
     from bot.chain.balances import Balances
@@ -94,6 +95,7 @@ class Keeper:
         from bot.feeds.lookup import Lookup
         from bot.ops.alerts import Alerts
         from bot.ops.inbox import Inbox
+        from bot.ops.questions import Questions
         from bot.ops.self_report import SelfReport
         from bot.reconciler import Reconciler
 
@@ -125,6 +127,7 @@ class Keeper:
         self.langdao = LangDAO(ground.rpc, ground.identity.contract)
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
         self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
+        self.questions = Questions(ground.writer, self.reconciler, settings.public_url, clock_ms)
         self.signer: Signer | None = None
         self.lookup = Lookup(self.reconciler.take, self.reconciler.store, self.reconciler.joined)
         self.sender: Sender | None = None
@@ -224,6 +227,7 @@ class Keeper:
         if self.balances is not None:
             self.balances.ask({live.session.key.student for live in self.reconciler.active()})
         self.chain_hooks.tell_sender()
+        await self.questions.load()
         if self._listen:
             await self._make_feeds()
 
@@ -237,7 +241,7 @@ class Keeper:
             "deadlines": keep_deadlines(self.reconciler, clock_ms),
             "pulse": _every(PULSE_EVERY_S, self.reconciler.pulse),
             "finality": _every(STATUS_EVERY_S, self.chain_hooks.watch_finality),
-            "housekeeping": _every(HOUSEKEEPING_EVERY_S, self.reconciler.forget_final),
+            "housekeeping": _every(HOUSEKEEPING_EVERY_S, self._tidy),
         }
         for name, part in (
             ("sender", self.sender),
@@ -257,7 +261,7 @@ class Keeper:
             if self._settings.gateway:
                 from bot import backend
 
-                parts["gateway"] = backend.serve_gateway(self._settings)
+                parts["gateway"] = backend.serve_gateway(self._settings, [self._answers()])
         return parts
 
     def _told_to_stop(self, number: int) -> None:
@@ -388,11 +392,20 @@ class Keeper:
             tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind
-        app = routes.direct(keeper_app(routes))
+        app = routes.direct(keeper_app(routes, self._answers()))
         await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
+
+    def _answers(self) -> APIRouter:
+        from bot.web.still_here import still_here_routes
+
+        return still_here_routes(self.questions)
 
     def _reaches_participants(self) -> bool:
         return self._settings.socket_url is not None and self._settings.gateway_token is not None
+
+    async def _tidy(self) -> None:
+        await self.reconciler.forget_final()
+        await self.questions.forget_expired()
 
     # Reporting -------------------------------------------------------------------------------------------------------
 

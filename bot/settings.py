@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     )
     public_url: str | None = Field(
         None,
-        description="the address under which others reach this keeper; `webhook` prints it",
+        description="http(s) address under which others reach this keeper: `webhook` prints it, and the links by which "
+        "participants answer a question (`/v/…`) begin with it",
     )
 
     # Store and alerts
@@ -247,6 +248,15 @@ class Settings(BaseSettings):
             if pieces.scheme not in ("http", "https") or not pieces.netloc:
                 raise ValueError("is not a URL (http://host... or https://host...)")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        if value is not None:
+            pieces = urlsplit(value.strip())
+            if pieces.scheme not in ("http", "https") or not pieces.netloc or pieces.query or pieces.fragment:
+                raise ValueError("is not a URL to build others on (http://host... or https://host...)")
+        return value.strip().rstrip("/") if value else None
 
     @field_validator("socket_auth", "socket_headers")
     @classmethod

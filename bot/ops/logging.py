@@ -29,10 +29,12 @@ _SHORTEST = 6
 # What these say at their usual level is their own business: requests, pings, every statement.
 _QUIET = ("uvicorn", "engineio", "socketio", "aiohttp", "apscheduler", "alembic", "asyncio", "urllib3", "web3")
 
-# Credentials in any URL and the secret path of any webhook, also those we were never told of.
+# Credentials in any URL, the secret path of any webhook, the token of any link that answers a question, also those we
+# were never told of.
 _ANYWHERE = (
     (re.compile(r"(?<=://)[^/\s:@'\"]*:[^/\s@'\"]+(?=@)"), HIDDEN),
     (re.compile(r"(?<=/hook/)[A-Za-z0-9_\-]{8,}"), HIDDEN),
+    (re.compile(r"(?<=/v/)[A-Za-z0-9_\-]{8,}"), HIDDEN),
 )
 
 

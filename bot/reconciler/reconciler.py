@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from bot.domain.deadlines import Deadlines
-from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
+from bot.domain.facts import Hint, Kind, Role, SessionKey, Source, Trust
 from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.policy import Policy
 from bot.domain.urgency import Urgency
@@ -166,6 +166,26 @@ class Reconciler:
             hint = Hint(Kind.SETTLE, Source.OPERATOR, Trust.PROVEN, now, session_id=session_id, payload=payload)
             await self._decisions.again(await self._intake.put(hint, key), now)
             return key
+
+    async def still_here(self, key: SessionKey, address: str | None, payload: dict[str, Any]) -> bool:
+        """A participant's proven word, e.g. by a single-use link: the lesson goes on. False if it isn't active."""
+        async with self._turn:
+            now = self.memory.now()
+            live = self.memory.live.get(key)
+            if live is None or live.session.ended:
+                return False
+            roles = {key.student: Role.STUDENT, key.tutor: Role.TUTOR} if key.student != key.tutor else {}
+            hint = Hint(
+                Kind.STILL_HERE,
+                Source.PARTICIPANT,
+                Trust.PROVEN,
+                now,
+                session_id=key.session_id,
+                role=roles.get(address or ""),
+                payload=payload,
+            )
+            await self._decisions.again(await self._intake.put(hint, key), now)
+            return True
 
     async def paying(self, key: SessionKey, payer: str) -> None:
         """A participant's own endSession waits in the pool: let it be mined first, once."""

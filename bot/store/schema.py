@@ -14,8 +14,8 @@ from sqlalchemy import inspect, text
 from bot.errors import Misconfigured
 from bot.store.db import Database
 
-HEAD = "0001"
-_KNOWN = ("0001",)
+HEAD = "0002"
+_KNOWN = ("0001", "0002")
 
 
 def version(database: Database) -> str | None:

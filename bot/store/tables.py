@@ -246,3 +246,16 @@ class AftermathRow(Table, table=True):
     session_key: str = Field(primary_key=True)
     how: str
     at_ms: int = Field(sa_column=_big(nullable=False))
+
+
+class LinkRow(Table, table=True):
+    """A single-use link that a question to a participant carried; of its token only the hash."""
+
+    __tablename__ = "links"
+    digest: str = Field(primary_key=True)
+    session_key: str = Field(index=True)
+    address: str | None = None  # whom it was given to
+    action_id: int
+    made_ms: int = Field(sa_column=_big(nullable=False))
+    expires_ms: int = Field(sa_column=_big(nullable=False, index=True))
+    answered_ms: int | None = Field(default=None, sa_column=_big())

@@ -7,12 +7,12 @@ path; nothing here logs a path or a header.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -30,7 +30,9 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _HOOK_PREFIX = wire.HOOK_PATH.partition("{")[0]
 
 
-def http_app(config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifespan) -> FastAPI:
+def http_app(
+    config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifespan, routers: Sequence[APIRouter] = ()
+) -> FastAPI:
     app = FastAPI(title="LangDAO gateway", docs_url=None, redoc_url=None, lifespan=lifespan)
     limiter = Limiter(config.http_requests_per_minute)
 
@@ -111,4 +113,6 @@ def http_app(config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifesp
             "counters": counters,
         }
 
+    for router in routers:
+        app.include_router(router)
     return app

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import socketio
 import structlog
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from bot.web import serving
 from bot.web.gateway.config import GatewayConfig
@@ -22,8 +22,11 @@ from bot.web.gateway.state import Rooms
 log = structlog.get_logger(__name__)
 
 
-def create_gateway(config: GatewayConfig) -> Any:
-    """The ASGI app: Socket.IO under /socket.io/, everything else FastAPI. Its state lives and ends with it."""
+def create_gateway(config: GatewayConfig, routers: Sequence[APIRouter] = ()) -> Any:
+    """The ASGI app: Socket.IO under /socket.io/, everything else FastAPI. Its state lives and ends with it.
+
+    `routers` are a host program's own, served beside the gateway's.
+    """
     server = socket_server(config)
 
     async def emit(event: str, said: dict[str, Any]) -> None:
@@ -43,10 +46,12 @@ def create_gateway(config: GatewayConfig) -> Any:
             await server.shutdown()
             await hub.mappings.close()
 
-    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, lifespan))
+    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, lifespan, routers))
 
 
-async def serve(config: GatewayConfig, *, on_ready: Callable[[], None] | None = None) -> None:
+async def serve(
+    config: GatewayConfig, *, on_ready: Callable[[], None] | None = None, routers: Sequence[APIRouter] = ()
+) -> None:
     """Serves until cancelled. Signals are the caller's. Raises Misconfigured when the address is taken."""
 
     def ready() -> None:
@@ -54,5 +59,5 @@ async def serve(config: GatewayConfig, *, on_ready: Callable[[], None] | None = 
         if on_ready is not None:
             on_ready()
 
-    app = create_gateway(config)
+    app = create_gateway(config, routers)
     await serving.serve(app, config.bind, "GATEWAY_BIND", on_ready=ready, ws_max_size=MAX_FRAME_BYTES)
