@@ -284,7 +284,7 @@ class Keeper:
             return
         from bot.chain.fees import Caps
         from bot.chain.keys import open_signer
-        from bot.chain.sender import Sender, SenderConfig
+        from bot.chain.sender import Direct, Sender, SenderConfig
         from bot.ops.logging import redactor
 
         signer = self.signer = await open_signer(settings, redactor.add)
@@ -307,8 +307,9 @@ class Keeper:
             warn_settlements=settings.balance_warning_settlements,
             probe_every_ms=round(settings.probe_every_s * 1000),
         )
+        carrier = Direct(contract, owner, settings.gas_limit)
         self.sender = Sender(
-            self._ground.rpc, self._ground.writer, self.langdao, signer, config, self.sender_hooks, clock_ms
+            self._ground.rpc, self._ground.writer, self.langdao, carrier, signer, config, self.sender_hooks, clock_ms
         )
         self.effects.sender = self.chain_hooks.sender = self.sender
 

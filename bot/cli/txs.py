@@ -41,14 +41,14 @@ def tx_table(rows: list[dict[str, Any]], now: int) -> Table:
     from bot.ops.words import ether, moment, short
 
     return table(
-        ("stored", "hash", "nonce", "kind", "session", "state", "block", "cost", "note"),
+        ("stored", "hash", "nonce", "kind", "sessions", "state", "block", "cost", "note"),
         (
             (
                 moment(row["stored_ms"], now_ms=now),
                 short(row["hash"]),
                 row["nonce"],
                 row["kind"],
-                row["session_key"].partition(":")[0],
+                _sessions(row["sessions"]),
                 row["state"],
                 row["mined_block"],
                 ether(int(row["gas_cost"])) if row["gas_cost"] is not None else None,
@@ -56,5 +56,11 @@ def tx_table(rows: list[dict[str, Any]], now: int) -> Table:
             )
             for row in rows
         ),
-        right=("nonce", "session", "block", "cost"),
+        right=("nonce", "sessions", "block", "cost"),
     )
+
+
+def _sessions(ids: list[int]) -> str:
+    """The first few; a batch may hold dozens."""
+    more = f" and {len(ids) - 3} more" if len(ids) > 4 else ""
+    return ", ".join(map(str, ids[:3] if more else ids)) + more

@@ -26,6 +26,7 @@ from bot.store.tables import (
     Meta,
     Room,
     Settlement,
+    TxItemRow,
     TxRow,
 )
 
@@ -279,15 +280,23 @@ def settlements_by_id(session: Session, ids: Iterable[int]) -> dict[int, Row]:
 def txs(
     session: Session, *, states: Sequence[str] | None = None, key: str | None = None, limit: int | None = None
 ) -> list[Row]:
-    """Transactions that were signed, the newest first, without their bytes."""
+    """Transactions that were signed, the newest first, without their bytes; `sessions` are the ids they are about."""
     query = select(TxRow).order_by(col(TxRow.stored_ms).desc(), col(TxRow.nonce).desc())
     if states is not None:
         query = query.where(col(TxRow.state).in_(states))
     if key is not None:
-        query = query.where(TxRow.session_key == key)
+        query = query.where(
+            col(TxRow.hash).in_(select(col(TxItemRow.tx_hash)).where(col(TxItemRow.session_key) == key))
+        )
     if limit is not None:
         query = query.limit(limit)
-    return [{name: row[name] for name in TX_COLUMNS} for row in _rows(session, query)]
+    rows = _rows(session, query)
+    sessions: dict[str, list[int]] = {row["hash"]: [] for row in rows}
+    for part in _parts(list(sessions)):
+        items = select(TxItemRow).where(col(TxItemRow.tx_hash).in_(part)).order_by(col(TxItemRow.position))
+        for item in session.exec(items):
+            sessions[item.tx_hash].append(SessionKey.parse(item.session_key).session_id)
+    return [{name: row[name] for name in TX_COLUMNS} | {"sessions": sessions[row["hash"]]} for row in rows]
 
 
 def open_alerts(session: Session, since_ms: int, limit: int = 50) -> list[Row]:

@@ -185,8 +185,6 @@ class TxRow(Table, table=True):
     nonce: int = Field(index=True)
     sender: str
     kind: str  # settle; retract, fill: its nonce used for nothing
-    session_key: str = Field(index=True)
-    action_id: int = Field(index=True)
     raw: str = Field(sa_column=Column(Text, nullable=False))
     gas: int
     max_fee: str  # wei per gas
@@ -200,6 +198,16 @@ class TxRow(Table, table=True):
     gas_cost: str | None = None  # wei, once mined
     note: str | None = None
     closed: bool = Field(default=False, index=True)  # its nonce is used for good: no reorg brings it back
+
+
+class TxItemRow(Table, table=True):
+    """A session that a transaction is about: that it ends, or (retract) was no longer to end. In direct mode one."""
+
+    __tablename__ = "tx_items"
+    tx_hash: str = Field(primary_key=True)
+    position: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    session_key: str = Field(index=True)
+    action_id: int
 
 
 class InboxRow(Table, table=True):

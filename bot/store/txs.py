@@ -5,6 +5,7 @@ transaction); what is read back is what was signed; a change of state and its fa
 
 States: stored → sent → mined → confirmed → final. Or replaced (another of ours was mined at its nonce), or lost (a
 foreign transaction was). `closed` is set when that is final: until then a reorg may bring any of them back.
+A transaction is about its items: the sessions that it ends, or (RETRACT) was no longer to end. FILL has none.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import insert, update
 from sqlmodel import Session, col, select
 
 from bot.domain.facts import SessionKey, Source, Trust
-from bot.store.tables import FactRow, TxRow
+from bot.store.tables import FactRow, TxItemRow, TxRow
 
 STORED, SENT, MINED, CONFIRMED, FINAL = "stored", "sent", "mined", "confirmed", "final"
 REPLACED, LOST = "replaced", "lost"
 SETTLE, RETRACT, FILL = "settle", "retract", "fill"
 FACT = "tx"  # the kind of the facts written here; they say what was done, and decide nothing
+
+
+class Item(NamedTuple):
+    """A session of a transaction, and the action that asked for its end."""
+
+    key: SessionKey
+    action_id: int
 
 
 @dataclass(slots=True)
@@ -34,8 +42,7 @@ class Tx:
     nonce: int
     sender: str
     kind: str
-    key: SessionKey
-    action_id: int
+    items: tuple[Item, ...]
     raw: str
     gas: int
     max_fee: int
@@ -44,6 +51,16 @@ class Tx:
     stored_ms: int
     stored_block: int
     mined_block: int | None = None
+
+    @property
+    def sessions(self) -> list[int]:
+        """Their ids on the chain."""
+        return [item.key.session_id for item in self.items]
+
+    @property
+    def key(self) -> SessionKey | None:
+        """Its first session: for what can be said of one alone."""
+        return self.items[0].key if self.items else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +80,6 @@ def add(session: Session, signed: Sequence[Tx]) -> None:
             "nonce": tx.nonce,
             "sender": tx.sender,
             "kind": tx.kind,
-            "session_key": str(tx.key),
-            "action_id": tx.action_id,
             "raw": tx.raw,
             "gas": tx.gas,
             "max_fee": str(tx.max_fee),
@@ -77,6 +92,13 @@ def add(session: Session, signed: Sequence[Tx]) -> None:
         for tx in signed
     ]
     session.execute(insert(TxRow), rows)
+    items = [
+        {"tx_hash": tx.hash, "position": at, "session_key": str(item.key), "action_id": item.action_id}
+        for tx in signed
+        for at, item in enumerate(tx.items)
+    ]
+    if items:
+        session.execute(insert(TxItemRow), items)
     _add_facts(session, [(tx, STORED, tx.stored_ms, {}) for tx in signed])
 
 
@@ -97,11 +119,11 @@ def _add_facts(session: Session, steps: Sequence[tuple[Tx, str | None, int, dict
             "source": Source.KEEPER.value,
             "trust": int(Trust.PROVEN),
             "received_ms": at_ms,
-            "session_id": tx.key.session_id,
-            "student": tx.key.student,
-            "tutor": tx.key.tutor,
+            "session_id": key.session_id if key else None,
+            "student": key.student if key else None,
+            "tutor": key.tutor if key else None,
             "can_return": False,
-            "session_key": str(tx.key),
+            "session_key": str(key) if key else None,
             "payload": {
                 "step": name,
                 "hash": tx.hash,
@@ -113,22 +135,39 @@ def _add_facts(session: Session, steps: Sequence[tuple[Tx, str | None, int, dict
             },
         }
         for tx, name, at_ms, values in steps
+        for key in _about(tx)
     ]
     if rows:
         session.execute(insert(FactRow), rows)
 
 
+def _about(tx: Tx) -> Sequence[SessionKey | None]:
+    return [item.key for item in tx.items] or [None]
+
+
 def live(session: Session, sender: str) -> list[Tx]:
     """Transactions of this sender whose nonce isn't used for good, by nonce and age."""
-    rows = session.exec(select(TxRow).where(TxRow.sender == sender, col(TxRow.closed).is_(False)))
+    return _live(session, col(TxRow.sender) == sender)
+
+
+def live_of_others(session: Session, sender: str) -> list[Tx]:
+    """The same of all other senders: what earlier keys of this keeper signed."""
+    return _live(session, col(TxRow.sender) != sender)
+
+
+def _live(session: Session, whose: Any) -> list[Tx]:
+    rows = session.exec(select(TxRow).where(whose, col(TxRow.closed).is_(False))).all()
+    items: dict[str, list[Item]] = {row.hash: [] for row in rows}
+    query = select(TxItemRow).join(TxRow, col(TxRow.hash) == col(TxItemRow.tx_hash))
+    for item in session.exec(query.where(whose, col(TxRow.closed).is_(False)).order_by(col(TxItemRow.position))):
+        items[item.tx_hash].append(Item(SessionKey.parse(item.session_key), item.action_id))
     found = [
         Tx(
             hash=row.hash,
             nonce=row.nonce,
             sender=row.sender,
             kind=row.kind,
-            key=SessionKey.parse(row.session_key),
-            action_id=row.action_id,
+            items=tuple(items[row.hash]),
             raw=row.raw,
             gas=row.gas,
             max_fee=int(row.max_fee),

@@ -216,7 +216,7 @@ class Lane:
             if lesson.session_id not in {end.session_id for end in ends} and not await self._active(lesson):
                 result.unexplained.append(f"session {lesson.session_id} is over without SessionEnded")
         for session_id in asked:
-            mined = [tx.hash for tx in txs if tx.session_id == session_id and tx.kind == "settle" and tx.mined]
+            mined = [tx.hash for tx in txs if session_id in tx.sessions and tx.kind == "settle" and tx.mined]
             if len(mined) > 1:
                 result.double.append(f"session {session_id} has {len(mined)} mined settlements")
         if not calm:

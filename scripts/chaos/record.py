@@ -23,7 +23,7 @@ class Tx:
     hash: str
     nonce: int
     kind: str
-    session_id: int
+    sessions: set[int]
     state: str
     mined: bool
 
@@ -33,11 +33,19 @@ class Record:
         self._file = file
 
     def txs(self) -> list[Tx]:
-        rows = self._rows(
-            "SELECT hash, nonce, kind, session_key, state, mined_block FROM txs ORDER BY nonce, stored_ms"
-        )
+        items: dict[str, set[int]] = {}
+        for row in self._rows("SELECT tx_hash, session_key FROM tx_items"):
+            items.setdefault(row["tx_hash"], set()).add(_id(row["session_key"]))
+        rows = self._rows("SELECT hash, nonce, kind, state, mined_block FROM txs ORDER BY nonce, stored_ms")
         return [
-            Tx(row["hash"], row["nonce"], row["kind"], _id(row["session_key"]), row["state"], bool(row["mined_block"]))
+            Tx(
+                hash=row["hash"],
+                nonce=row["nonce"],
+                kind=row["kind"],
+                sessions=items.get(row["hash"], set()),
+                state=row["state"],
+                mined=bool(row["mined_block"]),
+            )
             for row in rows
         ]
 

@@ -55,7 +55,7 @@ async def reading(world: World, path: Path) -> AsyncIterator[tuple[Index, Reader
 
 def own(tx: str) -> TxRow:
     return TxRow(
-        hash=tx, nonce=0, sender="0x", kind="settle", session_key="", action_id=1, raw="0x", gas=300_000,
+        hash=tx, nonce=0, sender="0x", kind="settle", raw="0x", gas=300_000,
         max_fee="1", tip="1", stored_ms=0, stored_block=0,
     )  # fmt: skip
 

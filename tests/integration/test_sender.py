@@ -63,7 +63,7 @@ async def test_settle__broadcast__was_stored_signed_before(bench: Bench) -> None
     async def look(method: str, params: list[Any]) -> None:
         if method == "eth_sendRawTransaction":
             rows = bench.txs()
-            seen.append([row.raw for row in rows] == [params[0]] and rows[0].session_key == str(key))
+            seen.append([row.raw for row in rows] == [params[0]] and bench.sessions(rows[0].hash) == [str(key)])
 
     async with proxied(bench) as proxy:
         proxy.before = look

@@ -33,6 +33,7 @@ from bot.store.tables import (
     Meta,
     Room,
     Settlement,
+    TxItemRow,
     TxRow,
 )
 
@@ -236,8 +237,6 @@ class Record:
             "nonce": key.session_id,
             "sender": address(0xDD),
             "kind": "settle",
-            "session_key": str(key),
-            "action_id": 1,
             "raw": "0x02f8-the-signed-bytes",
             "gas": 300_000,
             "max_fee": "2000000000",
@@ -247,7 +246,9 @@ class Record:
             "stored_block": 118,
             "sent_ms": NOW_MS - 13_900,
         }
-        self.add(TxRow(**(values | more)))
+        values |= more
+        self.add(TxRow(**values))
+        self.add(TxItemRow(tx_hash=values["hash"], position=0, session_key=str(key), action_id=1))
 
     def alert(self, name: str, key: SessionKey | None = None, text: str = "look at it", *, ago_s: int = 60) -> None:
         self.add(AlertRow(at_ms=NOW_MS - ago_s * 1000, name=name, text=text, session_key=str(key) if key else None))

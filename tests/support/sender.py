@@ -18,13 +18,13 @@ from sqlmodel import col, select
 from bot.chain.fees import GWEI, Caps
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
-from bot.chain.sender import Sender, SenderConfig, ended_in
+from bot.chain.sender import Direct, Sender, SenderConfig, ended_in
 from bot.chain.signer import KeySigner
 from bot.domain.facts import SessionKey
 from bot.domain.urgency import Urgency
 from bot.store import schema
 from bot.store.db import Database, Writer
-from bot.store.tables import FactRow, TxRow
+from bot.store.tables import FactRow, TxItemRow, TxRow
 from tests.support.anvil import World, calldata
 from tests.support.servers import serving, until
 
@@ -167,7 +167,8 @@ class Bench:
         contract = LangDAO(rpc, self.world.contract)
         clock = lambda: time.time_ns() // 1_000_000  # noqa: E731
         signer = KeySigner(OWNER_KEY)
-        self.sender = Sender(rpc, self.writer, contract, signer, SenderConfig(**config), self.hooks, clock)
+        carrier = Direct(contract.address, self.world.owner, config["gas_limit"])
+        self.sender = Sender(rpc, self.writer, contract, carrier, signer, SenderConfig(**config), self.hooks, clock)
         self._task = asyncio.create_task(self.sender.run())
 
     async def kill(self) -> None:
@@ -219,6 +220,12 @@ class Bench:
         with self.database.read() as session:
             rows = session.exec(select(TxRow).order_by(col(TxRow.stored_ms), col(TxRow.nonce)))
             return [row.model_copy() for row in rows]
+
+    def sessions(self, tx_hash: str) -> list[str]:
+        """The keys of the sessions that a transaction is about."""
+        with self.database.read() as session:
+            query = select(TxItemRow).where(TxItemRow.tx_hash == tx_hash).order_by(col(TxItemRow.position))
+            return [row.session_key for row in session.exec(query)]
 
     def steps(self, tx_hash: str) -> list[str]:
         """The facts of a transaction, in their order."""

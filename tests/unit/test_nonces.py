@@ -15,7 +15,7 @@ KEY = SessionKey(1, "0x" + "11" * 20, "0x" + "22" * 20)
 
 def tx(nonce: int, state: str = txs.SENT, max_fee: int = 1) -> Tx:
     name = f"0x{nonce}.{max_fee}"
-    return Tx(name, nonce, "0x", txs.SETTLE, KEY, 1, "0x", 300_000, max_fee, 1, state, 0, 0)
+    return Tx(name, nonce, "0x", txs.SETTLE, (txs.Item(KEY, 1),), "0x", 300_000, max_fee, 1, state, 0, 0)
 
 
 @given(st.integers(0, 99), st.lists(st.integers(0, 99)), st.lists(st.integers(0, 99)))

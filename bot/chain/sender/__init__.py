@@ -24,13 +24,15 @@ Crash windows, by number, here and in the tests:
   W7 confirmed or lost, not final   → read again and watched until its block is final
 
 Where: `sender` the task, `requests` what is asked for, `flight` what is under way, `outbox` signing, storing and
-saying, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is given.
+saying, `carrier` how sessions become a transaction, `funds` what may be spent, `nonces` and `proof` pure, `terms` what
+it is given.
 """
 
 from __future__ import annotations
 
+from bot.chain.sender.carrier import Carrier, Direct
 from bot.chain.sender.proof import ended_in
 from bot.chain.sender.sender import Sender
 from bot.chain.sender.terms import Hooks, SenderConfig
 
-__all__ = ["Hooks", "Sender", "SenderConfig", "ended_in"]
+__all__ = ["Carrier", "Direct", "Hooks", "Sender", "SenderConfig", "ended_in"]

@@ -2,7 +2,9 @@
 
 Promises
  - As soon as the session of an unmined settlement isn't the tutor's active one any more, or its end isn't due any more,
-   it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap.
+   it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap. Where the guard
+   compares the session itself, only what isn't due any more is taken out: the rest is signed anew at the same nonce,
+   or, where that can't be priced, all of it is retracted.
  - Only the receipt of the transaction itself, in a block up to the head, makes it mined; only `SessionEnded` with the
    expected id makes it `settled`.
  - A transaction is watched until its nonce is used in a final block. What a deep reorg brings back is treated as if it
@@ -24,13 +26,15 @@ from bot.chain.errors import RpcError, WrongAnswer
 from bot.chain.fees import Fees
 from bot.chain.langdao import LangDAO, pinned
 from bot.chain.rpc import Rpc
+from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.nonces import Gaps, Group
 from bot.chain.sender.outbox import Draft, Outbox
-from bot.chain.sender.proof import ended_in, holds, mined_by
-from bot.chain.sender.terms import UNPROVEN, At, Hooks, SenderConfig
+from bot.chain.sender.proof import ended_in, holds, mined_by, what_came
+from bot.chain.sender.terms import At, Hooks, SenderConfig
 from bot.domain.facts import SessionKey
+from bot.domain.urgency import Urgency
 from bot.store import txs
-from bot.store.txs import Step, Tx
+from bot.store.txs import Item, Step, Tx
 
 log = structlog.get_logger("sender")
 
@@ -41,9 +45,12 @@ SCAN_MOST = 32  # blocks searched for the transaction that took a nonce of ours
 
 
 class Flight:
-    def __init__(self, rpc: Rpc, langdao: LangDAO, outbox: Outbox, config: SenderConfig, hooks: Hooks) -> None:
+    def __init__(
+        self, rpc: Rpc, langdao: LangDAO, carrier: Carrier, outbox: Outbox, config: SenderConfig, hooks: Hooks
+    ) -> None:
         self._rpc = rpc
         self._langdao = langdao
+        self._carrier = carrier
         self._outbox = outbox
         self._config = config
         self._hooks = hooks
@@ -100,7 +107,7 @@ class Flight:
         values = {"mined_block": block, "mined_hash": receipt["blockHash"], "gas_cost": str(cost)}
         steps = []
         if first:
-            log.info("tx.mined", session=mined.key.session_id, hash=mined.hash, block=block, kind=mined.kind)
+            log.info("tx.mined", sessions=mined.sessions, hash=mined.hash, block=block, kind=mined.kind)
             steps.append(Step(mined, txs.MINED, values | {"state": txs.MINED}))
             others = [tx for tx in group.txs if tx is not mined and tx.state in (txs.MINED, txs.CONFIRMED)]
             steps += [Step(tx, "reorged-out", dict(UNDONE)) for tx in others]  # a reorg took the other one
@@ -112,25 +119,22 @@ class Flight:
         if first:
             self._outbox.limit.grow(1)
             self._outbox.outbid.discard(mined.nonce)
-            await self._report_mined(mined, receipt, requested)
+            await self._report_mined(group, mined, receipt, requested)
 
-    async def _report_mined(self, mined: Tx, receipt: dict[str, Any], requested: dict[SessionKey, int]) -> None:
-        key = mined.key
-        if mined.kind == txs.FILL:
-            return
-        action = requested.pop(key, mined.action_id)
-        if mined.kind == txs.RETRACT:
-            await self._hooks.report(key, action, "retracted", "its end was no longer to be sent", mined.hash)
-            return
-        ended = ended_in(receipt, self._langdao.address)
-        if key.session_id in ended:
-            await self._hooks.report(key, action, "settled", None, mined.hash)
-        elif ended:
-            text = f"endSession for session {key.session_id} ended session {ended[0]} instead ({mined.hash})"
-            await self._hooks.alert("alert.wrong-session", text, key)
-            await self._hooks.report(key, action, "over", "another session was in the slot", mined.hash)
-        else:
-            await self._hooks.report(key, action, "failed", UNPROVEN, mined.hash)
+    async def _report_mined(
+        self, group: Group, mined: Tx, receipt: dict[str, Any], requested: dict[SessionKey, int]
+    ) -> None:
+        sent = mined.items if mined.kind == txs.SETTLE else ()
+        for number in ended_in(receipt, self._langdao.address):
+            if sent and number not in mined.sessions:
+                text = f"endSession for session {mined.sessions[0]} ended session {number} instead ({mined.hash})"
+                await self._hooks.alert("alert.wrong-session", text, mined.key)
+        came = {one.item.key: one for one in what_came(receipt, sent, self._langdao.address)}
+        for item in group.items:
+            action = requested.pop(item.key, item.action_id)
+            one = came.get(item.key)
+            outcome, reason = (one.outcome, one.reason) if one else ("retracted", "its end was no longer to be sent")
+            await self._hooks.report(item.key, action, outcome, reason, mined.hash)
 
     async def _was_lost(self, group: Group, at: At, requested: dict[SessionKey, int]) -> None:
         by = await self._who_took(group, at)
@@ -145,9 +149,9 @@ class Flight:
             f"{f' ({by})' if by else ''}: another program has its key"
         )
         await self._hooks.alert("alert.foreign-nonce", text, tx.key)
-        if tx.kind != txs.FILL:
-            action = requested.pop(tx.key, tx.action_id)
-            await self._hooks.report(tx.key, action, "lost", note, tx.hash)
+        for item in group.items:
+            action = requested.pop(item.key, item.action_id)
+            await self._hooks.report(item.key, action, "lost", note, tx.hash)
 
     async def _who_took(self, group: Group, at: At) -> str | None:
         """The hash of the foreign transaction at this nonce, if it is in one of the last blocks."""
@@ -190,16 +194,16 @@ class Flight:
             return
         back = [tx for group in groups for tx in group.txs if tx.state not in (txs.STORED, txs.SENT)]
         for tx in back:
-            log.warning("tx.reorged-out", session=tx.key.session_id, hash=tx.hash)
+            log.warning("tx.reorged-out", sessions=tx.sessions, hash=tx.hash)
         await self._outbox.take([Step(tx, "reorged-out", dict(UNDONE)) for tx in back])
         newest = [group.newest for group in groups]
-        settling = [tx for tx in newest if tx.kind == txs.SETTLE]
-        slots = [("eth_call", self._langdao.active_call(tx.key.tutor, at.hash)) for tx in settling]
+        settling = list({item.key: 1 for tx in newest if tx.kind == txs.SETTLE for item in tx.items})
+        slots = [("eth_call", self._langdao.active_call(key.tutor, at.hash)) for key in settling]
         every = [tx for group in groups for tx in group.txs]
         known = [("eth_getTransactionByHash", (tx.hash,)) for tx in every]
         pending_call = ("eth_getTransactionCount", (self._outbox.address, "pending"))
         answers = await self._ask([*slots, *known, pending_call])
-        active = {tx.hash: _session(answer) for tx, answer in zip(settling, answers, strict=False)}
+        held = {key for key, answer in zip(settling, answers, strict=False) if holds(_session(answer), key)}
         unknown = {tx.hash for tx, answer in zip(every, answers[len(slots) :], strict=False) if answer is None}
         pending = int(answers[-1], 16)
         self._contested = {
@@ -207,52 +211,63 @@ class Flight:
             for group in groups
             if group.nonce in self._outbox.outbid and group.nonce < pending and unknown >= {tx.hash for tx in group.txs}
         }
-        retract, going = self._sorted_out(groups, active)
-        signed = await self._retract(retract, at)
+        rest, going = self._sorted_out(groups, held)
+        signed = await self._take_out(rest, at)
         signed |= await self._fill(groups, used, pending, at)
         if groups[0].nonce <= used:  # else a nonce below is missing, and no bid helps
-            signed |= await self._replace([group for group in groups if group.nonce not in signed], retract, at)
+            open_ones = [group for group in groups if group.nonce not in signed]
+            signed |= await self._replace(open_ones, held, {group.nonce for group, _ in rest}, at)
         again = [group.newest for group in going if group.nonce not in signed]
         await self._outbox.say([tx for tx in again if tx.state == txs.STORED or tx.hash in unknown])
 
     def _sorted_out(
-        self, groups: Sequence[Group], active: dict[str, codec.OnChainSession | None]
-    ) -> tuple[list[Group], list[Group]]:
-        """Which are to be retracted, and which go on."""
-        retract, going = [], []
+        self, groups: Sequence[Group], held: set[SessionKey]
+    ) -> tuple[list[tuple[Group, tuple[Item, ...]]], list[Group]]:
+        """Which have to be signed anew, each with the items that may stay; and which go on as they are."""
+        anew, going = [], []
         seen: set[SessionKey] = set()
         for group in groups:
             tx = group.newest
             if tx.kind != txs.SETTLE:
                 going.append(group)
                 continue
-            why = None
-            if not holds(active[tx.hash], tx.key):
-                why = "its session isn't the tutor's active one"
-            elif self._hooks.withdrawn(tx.key):
-                why = "its end isn't due any more"
-            elif tx.key in seen:
-                why = "its session is signed for at a lower nonce"
-            seen.add(tx.key)
-            if why is None:
+            out = {item: why for item in tx.items if (why := self._why_out(item.key, held, seen)) is not None}
+            seen.update(item.key for item in tx.items)
+            if not out:
                 going.append(group)
             elif group.nonce not in self._contested:  # else no node has it, and somebody else's is there
-                log.warning("tx.retracting", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce, reason=why)
-                retract.append(group)
-        return retract, going
+                for item, why in out.items():
+                    log.warning("tx.retracting", session=item.key.session_id, hash=tx.hash, nonce=tx.nonce, reason=why)
+                stay = tuple(item for item in tx.items if item not in out and item.key in held)
+                anew.append((group, stay))
+        return anew, going
 
-    async def _retract(self, groups: Sequence[Group], at: At) -> set[int]:
-        """Uses these nonces for nothing: an unmined endSession is a weapon against the tutor's next lesson."""
+    def _why_out(self, key: SessionKey, held: set[SessionKey], seen: set[SessionKey]) -> str | None:
+        """Why what is signed for this session mustn't be mined; None if it may, for good or in vain."""
+        names = self._carrier.names_sessions
+        if key not in held:
+            return None if names else "its session isn't the tutor's active one"
+        if self._hooks.withdrawn(key):
+            return "its end isn't due any more"
+        return "its session is signed for at a lower nonce" if key in seen and not names else None
+
+    async def _take_out(self, anew: Sequence[tuple[Group, tuple[Item, ...]]], at: At) -> set[int]:
+        """Signs what may stay, and uses the other nonces for nothing: there, an unmined end is a weapon."""
         drafts = []
-        for group in groups:
+        for group, stay in anew:
             tx = group.newest
-            market = await self._outbox.market(at)
-            cap = self._config.caps.retract
-            bid = fees.replacement(_bid_of(tx), market.bid(self._hooks.urgency(tx.key)), cap)
+            suggested = (await self._outbox.market(at)).bid(self._urgency(tx))
+            caps = self._config.caps
+            if stay and await self._carrier.why_not(at) is None:
+                bid = fees.replacement(_bid_of(tx), suggested, caps.settle)
+                if bid is not None:
+                    drafts.append(Draft(stay, txs.SETTLE, tx.nonce, bid))
+                    continue
+            bid = fees.replacement(_bid_of(tx), suggested, caps.retract)
             if bid is None:
                 await self._at_cap(tx)
             else:
-                drafts.append(Draft(tx.key, tx.action_id, txs.RETRACT, tx.nonce, bid))
+                drafts.append(Draft(tx.items, txs.RETRACT, tx.nonce, bid))
         return await self._send(drafts, at)
 
     async def _fill(self, groups: list[Group], used: int, pending: int, at: At) -> set[int]:
@@ -265,25 +280,27 @@ class Flight:
         if len(counts) < len(said) or max(counts) > nonce:
             return set()
         market = await self._outbox.market(at)
-        above = groups[0].newest
         cap = fees.settle_cap(market.bid(), self._config.caps)
         wanted = fees.highest(market.bid(), *(_bid_of(group.newest) for group in groups))
         bid = Fees(min(wanted.max_fee, cap), min(wanted.tip, wanted.max_fee, cap))
-        log.warning("nonce.filling", nonce=nonce, above=above.nonce)
-        return await self._send([Draft(above.key, above.action_id, txs.FILL, nonce, bid)], at)
+        log.warning("nonce.filling", nonce=nonce, above=groups[0].nonce)
+        return await self._send([Draft((), txs.FILL, nonce, bid)], at)
 
-    async def _replace(self, groups: Sequence[Group], retract: Sequence[Group], at: At) -> set[int]:
+    async def _replace(self, groups: Sequence[Group], held: set[SessionKey], stuck: set[int], at: At) -> set[int]:
         """Raises the lowest bid first; those behind it only if their own is too low for the next block."""
         drafts = []
         for number, group in enumerate(groups):
             tx = group.newest
             if group.nonce in self._contested:
                 break
-            if group in retract:
+            if group.nonce in stuck:
                 continue  # couldn't be priced
             settle = tx.kind == txs.SETTLE
-            if settle and not self._hooks.still_due(tx.key):
+            items = tuple(item for item in tx.items if item.key in held) if settle else tx.items
+            if settle and not all(self._hooks.still_due(item.key) for item in items):
                 continue  # e.g. paused: what is there may be mined, nothing new is signed
+            if settle and items and await self._carrier.why_not(at) is not None:
+                continue
             aged = at.number - tx.stored_block >= self._config.replace_after_blocks
             behind = [_bid_of(other.newest) for other in groups[number + 1 :]] if number == 0 else []
             led = any(fees.outbids(bid, _bid_of(tx)) for bid in behind)
@@ -292,15 +309,16 @@ class Flight:
             market = await self._outbox.market(at)
             if number > 0 and tx.max_fee >= market.floor():
                 continue
-            suggested = market.bid(self._hooks.urgency(tx.key))
+            suggested = market.bid(self._urgency(tx))
             cap = fees.settle_cap(suggested, self._config.caps) if settle else self._config.caps.retract
             bid = fees.replacement(_bid_of(tx), fees.highest(suggested, *behind), cap)
             if bid is None:
                 if aged:
                     await self._at_cap(tx)
                 break
-            log.info("tx.replaced", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce)
-            drafts.append(Draft(tx.key, tx.action_id, tx.kind, tx.nonce, bid))
+            log.info("tx.replaced", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce)
+            kind = txs.RETRACT if settle and not items else tx.kind  # all of them are over meanwhile
+            drafts.append(Draft(items or tx.items, kind, tx.nonce, bid))
         return await self._send(drafts, at)
 
     async def _send(self, drafts: Sequence[Draft], at: At) -> set[int]:
@@ -309,10 +327,11 @@ class Flight:
         return {draft.nonce for draft in drafts}
 
     async def _at_cap(self, tx: Tx) -> None:
-        text = (
-            f"Transaction {tx.hash} for session {tx.key.session_id} bids its cap and waits: raise MAX_FEE_GWEI, or wait"
-        )
+        text = f"Transaction {tx.hash} for session {_names(tx)} bids its cap and waits: raise MAX_FEE_GWEI, or wait"
         await self._outbox.alert_once(f"cap:{tx.hash}", "alert.fee-cap", text, tx.key)
+
+    def _urgency(self, tx: Tx) -> Urgency:
+        return max((self._hooks.urgency(item.key) for item in tx.items), default=Urgency.BILLED)
 
     async def _ask(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         answers = await self._rpc.batch(calls)
@@ -324,6 +343,10 @@ class Flight:
 
 def _bid_of(tx: Tx) -> Fees:
     return Fees(tx.max_fee, tx.tip)
+
+
+def _names(tx: Tx) -> str:
+    return ", ".join(map(str, tx.sessions)) or "none"
 
 
 def _session(answer: Any) -> codec.OnChainSession | None:

@@ -44,9 +44,9 @@ class Funds:
         reserved = sum(max(tx.gas * tx.max_fee for tx in group.txs) for group in self._outbox.groups if group.unmined)
         return Purse(balance, spent, reserved)
 
-    async def refuses(self, purse: Purse, bid: Fees, key: SessionKey) -> str | None:
-        """Why a settlement at this bid isn't signed: a reason; '' when it only has to wait for what is under way."""
-        need = self._config.gas_limit * bid.max_fee
+    async def refuses(self, purse: Purse, gas: int, bid: Fees, key: SessionKey) -> str | None:
+        """Why so much gas at this bid isn't signed for: a reason; '' when it only has to wait for what is under way."""
+        need = gas * bid.max_fee
         floor, budget = self._config.min_balance_wei, self._config.daily_budget_wei
         address = self._outbox.address
         if purse.balance < floor + need:

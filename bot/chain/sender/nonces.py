@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bot.store import txs
-from bot.store.txs import Tx
+from bot.store.txs import Item, Tx
 
 _USED = (txs.MINED, txs.CONFIRMED, txs.FINAL)
 
@@ -27,6 +27,11 @@ class Group:
     @property
     def newest(self) -> Tx:
         return self.txs[-1]
+
+    @property
+    def items(self) -> list[Item]:
+        """Each session that any of these was signed for, once: the newest action counts."""
+        return list({item.key: item for tx in self.txs for item in tx.items}.values())
 
     @property
     def mined(self) -> Tx | None:

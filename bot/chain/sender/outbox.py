@@ -16,19 +16,19 @@ from typing import Any
 
 import structlog
 
-from bot.chain import codec
 from bot.chain.errors import RpcError
 from bot.chain.fees import PERCENTILES, Fees, Market
 from bot.chain.refusals import Refusal, classify
 from bot.chain.rpc import Rpc
+from bot.chain.sender.carrier import Call, Carrier
 from bot.chain.sender.nonces import Group, Limit, groups_of
 from bot.chain.sender.terms import At, Hooks, SenderConfig
 from bot.chain.signer import Signer
-from bot.domain.address import Address
 from bot.domain.facts import SessionKey
+from bot.errors import TryAgain
 from bot.store import txs
 from bot.store.db import Writer
-from bot.store.txs import Step, Tx
+from bot.store.txs import Item, Step, Tx
 
 log = structlog.get_logger("sender")
 
@@ -41,8 +41,7 @@ SAY_AT_ONCE = 16
 class Draft:
     """A transaction to be signed."""
 
-    key: SessionKey
-    action_id: int
+    items: tuple[Item, ...]
     kind: str
     nonce: int
     bid: Fees
@@ -55,7 +54,7 @@ class Outbox:
         self,
         rpc: Rpc,
         writer: Writer,
-        contract: Address,
+        carrier: Carrier,
         signer: Signer,
         config: SenderConfig,
         hooks: Hooks,
@@ -63,7 +62,7 @@ class Outbox:
     ) -> None:
         self._rpc = rpc
         self._writer = writer
-        self._contract = contract
+        self._carrier = carrier
         self._signer = signer
         self._config = config
         self._hooks = hooks
@@ -104,7 +103,12 @@ class Outbox:
     # Signing and storing --------------------------------------------------------------------------------------------
 
     async def send(self, drafts: Sequence[Draft], at: At) -> None:
-        """Signs these, stores them in one durable transaction, and says them in the order of their nonces."""
+        """Signs these, stores them in one durable transaction, and says them in the order of their nonces.
+
+        Raises TryAgain when nothing can be ended now (`Carrier.why_not`) and one of them is to.
+        """
+        if any(draft.kind == txs.SETTLE for draft in drafts) and (reason := await self._carrier.why_not(at)):
+            raise TryAgain(reason)
         legacy = (await self.market(at)).legacy
         signed = [await self._sign(draft, legacy, at) for draft in drafts]
         await self._writer(lambda session: txs.add(session, signed), durable=True)
@@ -113,7 +117,7 @@ class Outbox:
         for tx in signed:
             log.info(
                 "tx.stored",
-                session=tx.key.session_id,
+                sessions=tx.sessions,
                 hash=tx.hash,
                 nonce=tx.nonce,
                 kind=tx.kind,
@@ -123,17 +127,17 @@ class Outbox:
 
     async def _sign(self, draft: Draft, legacy: bool, at: At) -> Tx:
         settle = draft.kind == txs.SETTLE
-        gas = self._config.gas_limit if settle else FREE_GAS
+        call = self._carrier.call([item.key for item in draft.items]) if settle else Call(self.address, "0x", FREE_GAS)
         bid = draft.bid
         price: dict[str, Any] = {"type": 2, "maxFeePerGas": bid.max_fee, "maxPriorityFeePerGas": bid.tip}
         signed = await self._signer.sign(
             {
                 "chainId": self._config.chain_id,
                 "nonce": draft.nonce,
-                "to": self._contract if settle else self.address,
+                "to": call.to,
                 "value": 0,
-                "data": codec.end_session(draft.key.tutor) if settle else "0x",
-                "gas": gas,
+                "data": call.data,
+                "gas": call.gas,
             }
             | ({"gasPrice": bid.max_fee} if legacy else price)
         )
@@ -142,10 +146,9 @@ class Outbox:
             nonce=draft.nonce,
             sender=self.address,
             kind=draft.kind,
-            key=draft.key,
-            action_id=draft.action_id,
+            items=draft.items,
             raw=signed.raw,
-            gas=gas,
+            gas=call.gas,
             max_fee=bid.max_fee,
             tip=bid.max_fee if legacy else bid.tip,
             state=txs.STORED,
@@ -188,14 +191,12 @@ class Outbox:
         if words & {None, Refusal.ALREADY_KNOWN}:
             self.outbid.discard(tx.nonce)
             if tx.state == txs.STORED:
-                log.info("tx.sent", session=tx.key.session_id, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
+                log.info("tx.sent", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
                 # W3 until this is stored, then W4
                 await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()})])
             return
         # Refused or unheard of everywhere: it stays "stored", counts as broadcast, and is looked up at the next head.
-        log.warning(
-            "tx.not-accepted", session=tx.key.session_id, hash=tx.hash, said={k: str(v) for k, v in said.items()}
-        )
+        log.warning("tx.not-accepted", sessions=tx.sessions, hash=tx.hash, said={k: str(v) for k, v in said.items()})
         if words & {Refusal.IN_FLIGHT_LIMIT, Refusal.POOL_FULL}:
             self.limit.halve()
             log.warning("sender.limit", in_flight=self.limit.now)

@@ -23,13 +23,15 @@ from bot.chain.errors import RpcError, WrongAnswer
 from bot.chain.langdao import LangDAO, pinned
 from bot.chain.refusals import reverted
 from bot.chain.rpc import Rpc
-from bot.chain.sender.funds import Funds
+from bot.chain.sender.carrier import Carrier
+from bot.chain.sender.funds import Funds, Purse
 from bot.chain.sender.nonces import next_nonce
 from bot.chain.sender.outbox import Draft, Outbox
 from bot.chain.sender.proof import holds, why_refused
 from bot.chain.sender.terms import UNPROVEN, At, Hooks, SenderConfig
 from bot.domain.facts import SessionKey
 from bot.store import txs
+from bot.store.txs import Item
 
 log = structlog.get_logger("sender")
 
@@ -53,14 +55,23 @@ class Look:
     nonce: int
     pending: list[int]
     balance: int
+    why_not: str | None  # nothing can be ended now
 
 
 class Requests:
     def __init__(
-        self, rpc: Rpc, langdao: LangDAO, outbox: Outbox, funds: Funds, config: SenderConfig, hooks: Hooks
+        self,
+        rpc: Rpc,
+        langdao: LangDAO,
+        carrier: Carrier,
+        outbox: Outbox,
+        funds: Funds,
+        config: SenderConfig,
+        hooks: Hooks,
     ) -> None:
         self._rpc = rpc
         self._langdao = langdao
+        self._carrier = carrier
         self._outbox = outbox
         self._funds = funds
         self._config = config
@@ -74,16 +85,16 @@ class Requests:
         while True:
             keys = [key for key in await self._asked(tried) if key not in tried]
             room = self._outbox.limit.now - self._outbox.unmined
-            keys = keys[: max(0, room)]
+            keys = keys[: max(0, room) * self._carrier.most]
             if not keys:
                 return
             tried.update(keys)
-            await self._try(keys, at)
+            await self._try(keys, at, room)
 
     async def _asked(self, tried: set[SessionKey]) -> list[SessionKey]:
         """Those that may be signed for now, the most urgent first."""
         # What is signed for already is seen through at its nonce, until that is used beyond a small reorg.
-        busy = {tx.key for group in self._outbox.groups if not group.deep for tx in group.txs}
+        busy = {item.key for group in self._outbox.groups if not group.deep for item in group.items}
         found = []
         for key, action in list(self.open.items()):
             if key in busy or key in tried:
@@ -94,11 +105,11 @@ class Requests:
                 await self._done(key, action, "withdrawn", "no longer due")
         return sorted(found, key=self._hooks.urgency, reverse=True)
 
-    async def _try(self, keys: Sequence[SessionKey], at: At) -> None:
+    async def _try(self, keys: Sequence[SessionKey], at: At, room: int) -> None:
         look, payers, market = await asyncio.gather(self._look(keys, at), self._payers(keys), self._outbox.market(at))
-        purse = await self._funds.purse(look.balance)
-        nonce = next_nonce(look.nonce, look.pending, self._outbox.live)
-        drafts: list[Draft] = []
+        if not await self._can_end(look.why_not):
+            return
+        passed: list[Item] = []
         later: Exception | None = None
         for key, seen in zip(keys, look.seen, strict=True):
             action = self.open.get(key)
@@ -119,18 +130,46 @@ class Requests:
             if seen.refused is not None:
                 await self._done(key, action, *why_refused(seen.refused))
                 continue
-            bid = fees.first_bid(market.bid(self._hooks.urgency(key)), self._config.caps)
-            refusal = await self._funds.refuses(purse, bid, key)
-            if refusal:
-                await self._done(key, action, "refused", refusal)
-            elif refusal is None:
-                drafts.append(Draft(key, action, txs.SETTLE, nonce + len(drafts), bid))
+            passed.append(Item(key, action))
+        purse = await self._funds.purse(look.balance)
+        nonce = next_nonce(look.nonce, look.pending, self._outbox.live)
+        drafts = await self._drafts(passed, purse, market, nonce, room)
         if drafts:  # W1 until they are stored
             await self._outbox.send(drafts, at)
             for draft in drafts:
-                self.open.pop(draft.key, None)
+                for item in draft.items:
+                    self.open.pop(item.key, None)
         if later is not None:
             raise later
+
+    async def _drafts(
+        self, passed: Sequence[Item], purse: Purse, market: fees.Market, nonce: int, room: int
+    ) -> list[Draft]:
+        """The transactions for these, as many as there is room for: sessions of one urgency share one."""
+        drafts: list[Draft] = []
+        for item in passed:
+            bid = fees.first_bid(market.bid(self._hooks.urgency(item.key)), self._config.caps)
+            joins = bool(drafts) and drafts[-1].bid == bid and len(drafts[-1].items) < self._carrier.most
+            if not joins and len(drafts) == room:
+                break
+            before = drafts[-1].items if joins else ()
+            gas = self._carrier.gas(len(before) + 1) - self._carrier.gas(len(before))
+            refusal = await self._funds.refuses(purse, gas, bid, item.key)
+            if refusal:
+                await self._done(*item, "refused", refusal)
+            elif refusal is None:
+                draft = Draft((*before, item), txs.SETTLE, nonce + len(drafts) - joins, bid)
+                drafts[len(drafts) - joins :] = [draft]
+        return drafts
+
+    async def _can_end(self, why_not: str | None) -> bool:
+        """Whether anything can be ended now; if not, everything stays open and is looked at again at the next head."""
+        if why_not is None:
+            self._outbox.gone("delegation")
+            return True
+        log.warning("settle.later", reason=why_not)
+        await self._outbox.alert_once("delegation", "alert.delegation", why_not, None)
+        return False
 
     async def _payers(self, keys: Sequence[SessionKey]) -> dict[SessionKey, str]:
         """For whom a participant's own endSession waits in the node's pool; one question for all."""
@@ -149,6 +188,8 @@ class Requests:
             ("eth_getTransactionCount", (me, "pending")),
             ("eth_getBalance", (me, here)),
         ]
+        checks = self._carrier.checks(at)
+        calls += checks
         for key in keys:
             calls += self._calls(key, at)
         answers, others = await asyncio.gather(self._pinned(calls), self._pending_elsewhere())
@@ -159,7 +200,9 @@ class Requests:
             nonce, pending, balance = (int(answer, 16) for answer in answers[:3])
         except (ValueError, TypeError):
             raise WrongAnswer("the node's answers to the look before signing can't be read") from None
-        return Look(_seen(answers[3:]), nonce, [pending, *others], balance)
+        seen = 3 + len(checks)
+        why_not = await self._carrier.why_not(at, answers[3:seen] if checks else None)
+        return Look(_seen(answers[seen:]), nonce, [pending, *others], balance, why_not)
 
     async def _pinned(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         """The answers; what the first endpoint can't say, as it lacks the block, is asked of all."""
@@ -174,7 +217,7 @@ class Requests:
 
     def _calls(self, key: SessionKey, at: At) -> list[tuple[str, Sequence[Any]]]:
         end = {
-            "from": self._outbox.address,
+            "from": self._carrier.caller,
             "to": self._langdao.address,
             "data": codec.end_session(key.tutor),
             "gas": hex(self._config.gas_limit),
@@ -213,7 +256,7 @@ class Requests:
             if seen.refused is not None:
                 self._failing.add(key)
             # One that failed when mined, though it had been simulated, is no better for another simulation.
-            elif holds(seen.active, key) and (reason != UNPROVEN or key in self._failing):
+            elif holds(seen.active, key) and (not reason.startswith(UNPROVEN) or key in self._failing):
                 self._failing.discard(key)
                 log.info("settle.cured", session=key.session_id)
                 await self._hooks.cured(key)

@@ -10,6 +10,7 @@ import structlog
 from bot.chain.errors import RpcError
 from bot.chain.langdao import LangDAO, pinned
 from bot.chain.rpc import Rpc
+from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.flight import Flight
 from bot.chain.sender.funds import Funds
 from bot.chain.sender.outbox import Outbox
@@ -34,6 +35,7 @@ class Sender:
         rpc: Rpc,
         writer: Writer,
         langdao: LangDAO,
+        carrier: Carrier,
         signer: Signer,
         config: SenderConfig,
         hooks: Hooks,
@@ -42,10 +44,10 @@ class Sender:
         self._rpc = rpc
         self._config = config
         self._clock = clock_ms
-        self._outbox = Outbox(rpc, writer, langdao.address, signer, config, hooks, clock_ms)
+        self._outbox = Outbox(rpc, writer, carrier, signer, config, hooks, clock_ms)
         self._funds = Funds(self._outbox, writer, config, clock_ms)
-        self._flight = Flight(rpc, langdao, self._outbox, config, hooks)
-        self._requests = Requests(rpc, langdao, self._outbox, self._funds, config, hooks)
+        self._flight = Flight(rpc, langdao, carrier, self._outbox, config, hooks)
+        self._requests = Requests(rpc, langdao, carrier, self._outbox, self._funds, config, hooks)
         self._recovered = False
         self._head: At | None = None
         self._seen: At | None = None
@@ -53,6 +55,7 @@ class Sender:
         self._probe_ms = 0
         self._warn_ms = 0
         self.address = signer.address
+        self.mode = carrier.mode
         self.balance_wei: int | None = None
 
     @property

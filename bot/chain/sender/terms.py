@@ -62,7 +62,7 @@ class Hooks(Protocol):
     async def report(
         self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
     ) -> None:
-        """`outcome`: settled, over, failed, refused, withdrawn, waiting, lost, retracted."""
+        """`outcome`: settled, over, failed, refused, withdrawn, waiting, lost, retracted, deferred."""
         ...
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None: ...
