@@ -5,7 +5,7 @@
     ChainHooks     follower → reconciler, details, balances, sender; the skew between the chain's clock and ours
     FeedHooks      feeds → reconciler, in the order in which things were told
     Messages       what a nudge says now
-    SocketChannel  nudger → the socket that the keeper listens on
+    SocketChannel  nudger, plans → the socket that the keeper listens on
 
 Promises: nothing is decided here. What a part that doesn't exist would do is left undone.
 """
@@ -23,6 +23,7 @@ from bot.domain import bill
 from bot.domain.facts import Hint, Kind, SessionKey
 from bot.domain.urgency import Urgency
 from bot.errors import TryAgain
+from bot.feeds import wire
 from bot.nudges.message import Message
 from bot.ops.alerts import Alerts
 from bot.reconciler import Reconciler
@@ -163,6 +164,7 @@ class FeedHooks:
         self._reconciler = reconciler
         self._record = record
         self._events: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self.on_socket_up: Callable[[], None] = lambda: None
 
     def socket_state(self, up: bool) -> None:
         self._events.put_nowait(self._socket_changed(up))
@@ -179,6 +181,7 @@ class FeedHooks:
         await self._reconciler.socket_feed(up)
         if not up:
             return
+        self.on_socket_up()
         try:
             for hint in await self._record():
                 self._reconciler.take(hint)
@@ -227,3 +230,10 @@ class SocketChannel:
             raise TryAgain("the backend's socket isn't connected yet")
         answer: dict[str, Any] = await socket.nudge(message, timeout_s)
         return answer
+
+    async def plan(self, message: dict[str, Any]) -> None:
+        """What is planned for a session, for its participants' pages. Raises TryAgain."""
+        socket = self._socket()
+        if socket is None:
+            raise TryAgain("the backend's socket isn't connected yet")
+        await socket.tell(wire.PLAN, message)

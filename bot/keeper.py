@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from bot.feeds.socket import SocketFeed
     from bot.feeds.tee import Tee
     from bot.nudges.nudger import Nudger
+    from bot.plans import Plans
 
 log = structlog.get_logger("keeper")
 
@@ -136,6 +137,7 @@ class Keeper:
         self.socket: SocketFeed | None = None
         self.mapping: MappingFeed | None = None
         self.nudger: Nudger | None = None
+        self.plans: Plans | None = None
         self.tee: Tee | None = None
         self.aftermath: Aftermath | None = None
 
@@ -229,6 +231,7 @@ class Keeper:
         self.chain_hooks.tell_sender()
         await self.questions.load()
         if self._listen:
+            self._make_plans()
             await self._make_feeds()
 
     def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -248,6 +251,7 @@ class Keeper:
             ("details", self.details),
             ("balances", self.balances),
             ("socket", self.socket),
+            ("plans", self.plans),
             ("mapping", self.mapping),
             ("tee", self.tee),
             ("aftermath", self.aftermath),
@@ -339,6 +343,17 @@ class Keeper:
             window_ms=self.reconciler.policy.nudge_window_ms,
             clock_ms=clock_ms,
         )
+
+    def _make_plans(self) -> None:
+        if not self._reaches_participants():
+            return
+        from bot.plans import Plans
+
+        ground = self._ground
+        channel = SocketChannel(lambda: self.socket)
+        self.plans = Plans(self.reconciler, ground.writer, ground.identity, channel.plan, clock_ms)
+        self.reconciler.when_decided(self.plans.touched)
+        self.feed_hooks.on_socket_up = self.plans.connected
 
     async def _make_feeds(self) -> None:
         from bot import backend

@@ -136,6 +136,16 @@ class SocketFeed:
             raise TryAgain("the backend's answer is not an object")
         return answer
 
+    async def tell(self, event: str, message: dict[str, Any]) -> None:
+        """Sends an event that wants no answer. Raises TryAgain when there is no connection."""
+        client = self._client
+        if client is None or not self.up:
+            raise TryAgain("the backend's socket is down")
+        try:
+            await client.emit(event, message)
+        except (socketio.exceptions.SocketIOError, OSError) as error:
+            raise TryAgain(f"the backend's socket is going down ({type(error).__name__})") from None
+
     async def _one_connection(self) -> None:
         # A fresh client each time: the library's own reconnection stops for good after a polite
         # disconnect by the server, and after errors that it doesn't expect.

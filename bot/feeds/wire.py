@@ -34,12 +34,15 @@ ENDED: Final = "session:ended"
 BIND: Final = "user:connect"
 CREATE: Final = "session:create"
 NUDGE: Final = "keeper:nudge"
+PLAN: Final = "keeper:session"
 ERROR: Final = "error"
 
 # HTTP.
 EVENTS_PATH: Final = "/api/webrtc-events"
 ENDED_PATH: Final = "/api/webrtc-session-ended"
 RECORD_PATH: Final = "/api/sessions"
+SESSION_PATH: Final = "/api/sessions/{name}"
+SESSION_EVENTS_PATH: Final = "/api/sessions/{name}/events"
 HEALTH_PATH: Final = "/health"
 GATEWAY_NAME: Final = "langdao-gateway"  # what the bundled backend calls itself in its health
 HOOK_PATH: Final = "/hook/{secret}"

@@ -19,7 +19,15 @@ WHY = {
     "timeout": "The backend lost the call.",
     "drained": "The student's balance is (nearly) used up.",
     "anonymous-end": "Somebody said that the lesson has ended.",
+    "told": "A participant or the operator asked to end it.",
+    "orphan": "Nothing was ever heard of the call.",
 }
+LOST = "A participant's connection was lost."
+
+
+def why(reason: str) -> str:
+    """The rule's name in words."""
+    return WHY.get(reason, LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Message:
 
     def text(self, now_ms: int) -> str:
         """The message in English."""
-        lines = [WHY.get(self.reason, "A participant's connection was lost.")]
+        lines = [why(self.reason)]
         running = f"Session {self.key.session_id} has run for {duration(self.elapsed_s)} and is still being billed"
         if self.per_minute is not None and self.cost is not None:
             running += f", {pyusd(self.per_minute)} PYUSD a minute, {pyusd(self.cost)} PYUSD so far"

@@ -34,31 +34,36 @@ class Decisions:
         self._writer = writer
         self._effects = effects
         self.on_deadline: Callable[[], None] = lambda: None  # the earliest deadline may have moved
+        self.on_decided: Callable[[Iterable[SessionKey]], None] = lambda _: None  # may lead to other plans for these
 
     async def again(self, keys: Iterable[SessionKey], now: int) -> None:
         """Decides for these sessions; stores what is new, then carries it out."""
         if not self._memory.loaded:
             return
         news: list[tuple[SessionKey, Live, Decision]] = []
-        for key in list(keys):
+        keys = list(keys)
+        for key in keys:
             live = self._memory.live.get(key)
             if live is not None:
                 news.extend(self._decide(key, live, now))
         self.on_deadline()
-        if not news:
-            return
-        stored = await self._writer(lambda tx: [self._store(tx, *item, now) for item in news])
-        for (key, live, decision), (action_id, alert_id, text) in zip(news, stored, strict=True):
-            self._carry_out(key, live, decision, action_id, alert_id, text, now)
+        if news:
+            stored = await self._writer(lambda tx: [self._store(tx, *item, now) for item in news])
+            for (key, live, decision), (action_id, alert_id, text) in zip(news, stored, strict=True):
+                self._carry_out(key, live, decision, action_id, alert_id, text, now)
+        self.on_decided(keys)
+
+    def now(self, live: Live, now: int) -> Decision:
+        """What `decide` makes of this session; nothing comes of it."""
+        return decide(live.session, self._memory.policy, self._memory.world(live), now)
 
     def still_due(self, live: Live, now: int) -> bool:
         """Would this session be ended now?"""
-        return decide(live.session, self._memory.policy, self._memory.world(live), now).action is Action.END
+        return self.now(live, now).action is Action.END
 
     def withdrawn(self, live: Live, now: int) -> bool:
         """Has its end stopped being due? A hold withdraws nothing."""
-        decision = decide(live.session, self._memory.policy, self._memory.world(live), now)
-        return decision.action not in (Action.END, Action.HOLD)
+        return self.now(live, now).action not in (Action.END, Action.HOLD)
 
     def resume(self, action: records.OpenAction) -> None:
         """Carries out what was stored before a restart."""

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from bot.domain.deadlines import Deadlines
+from bot.domain.decide import Decision
 from bot.domain.facts import Hint, Kind, Role, SessionKey, Source, Trust
 from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.policy import Policy
@@ -227,6 +228,7 @@ class Reconciler:
         async with self._turn:
             now = self.memory.now()
             await self._decisions.again(await self._changes.take(started, ended, retracted), now)
+            self._decisions.on_decided(retracted)
 
     async def session_known(self, key: SessionKey) -> None:
         """Rate and token of a session were read from the chain."""
@@ -242,6 +244,7 @@ class Reconciler:
         """The chain's details of a settlement are complete: work out what was too much."""
         async with self._turn:
             await self._settlements.complete(key)
+            self._decisions.on_decided([key])
 
     async def forget_final(self) -> None:
         """Drops sessions that are over for good, and rooms not heard for long. To be called now and then."""
@@ -282,9 +285,21 @@ class Reconciler:
         live = self.memory.live.get(key)
         return live is not None and live.session.paying is None and live.session.settle is None
 
+    def decision(self, live: Live) -> Decision:
+        """What `decide` makes of this session now; nothing comes of it."""
+        return self._decisions.now(live, self.memory.now())
+
     def room_of(self, key: SessionKey) -> str | None:
         """The first room that was joined to this session."""
-        return next(iter(self.memory.book.rooms_of.get(key, ())), None)
+        return next(iter(self.rooms_of(key)), None)
+
+    def rooms_of(self, key: SessionKey) -> Sequence[str]:
+        """The rooms that were joined to this session."""
+        return self.memory.book.rooms_of.get(key, ())
+
+    def balance_of(self, student: str) -> int | None:
+        """The student's balance in the contract, base units, as it was read last."""
+        return self.memory.balances.get(student)
 
     def joined(self, room: str) -> SessionKey | None:
         """The session that this room was joined to."""
@@ -324,3 +339,7 @@ class Reconciler:
     def when_deadline_moves(self, call: Callable[[], None]) -> None:
         """Has `call` called whenever the earliest deadline may have moved."""
         self._decisions.on_deadline = call
+
+    def when_decided(self, call: Callable[[Iterable[SessionKey]], None]) -> None:
+        """Has `call` called with the sessions that were decided on, settled or retracted."""
+        self._decisions.on_decided = call

@@ -254,6 +254,27 @@ def settlement(session: Session, session_id: int) -> Settlement | None:
     return session.get(Settlement, session_id)
 
 
+def settlements_by_id(session: Session, ids: Iterable[int]) -> list[Settlement]:
+    """The settlements of these sessions, detached."""
+    found = [
+        row
+        for part in _parts(list(ids))
+        for row in session.exec(select(Settlement).where(col(Settlement.session_id).in_(part)))
+    ]
+    for row in found:
+        session.expunge(row)
+    return found
+
+
+def settled_since(session: Session, since_s: int, limit: int) -> list[tuple[int, str, str]]:
+    """Id, student and tutor of the newest sessions that ended since then (chain seconds)."""
+    query = select(Settlement.session_id, Settlement.student, Settlement.tutor).where(
+        col(Settlement.ended_at) >= since_s, col(Settlement.student).is_not(None)
+    )
+    rows = session.exec(query.order_by(col(Settlement.session_id).desc()).limit(limit))
+    return [(number, str(student), tutor) for number, student, tutor in rows]
+
+
 def our_tx(session: Session, tx_hash: str) -> bool:
     """Is this transaction one that we signed?"""
     return session.get(TxRow, tx_hash) is not None

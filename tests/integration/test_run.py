@@ -281,6 +281,16 @@ def test_run__gateway_inside__a_hang_up_posted_to_it_is_ended_on_chain(world: Wo
         assert post(hook.replace(bind, given["HTTP_BIND"]), {"type": "session-ended", "sessionId": 1}) == 404
         assert post(hook, {"type": "session-ended", "sessionId": 1, "endedBy": "student"}) == 200
         until(lambda: not world.is_active(0))
+
+        def shown() -> Any:
+            """The session as a participant's page sees it, complete."""
+            with urllib.request.urlopen(f"http://{bind}/api/sessions/1", timeout=10) as reply:
+                told = json.load(reply)["session"]
+            return told["state"] == "ended" and told["bill"]["endedBy"] and told
+
+        told = until(shown)
+        assert told["bill"]["endedBy"] == "keeper"
+        assert int(told["bill"]["paid"]) == told["bill"]["seconds"] * int(told["rate"])
         daemon.terminate()
         assert daemon.wait(15) == 0
 

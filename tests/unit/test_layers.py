@@ -30,7 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ground": EDGE | {"store", "chain"},
     "backend": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops"},
     "hooks": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "ops"},
-    "keeper": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "hooks", "backend"},
+    "plans": EDGE | {"store", "reconciler", "nudges"},
+    "keeper": EDGE
+    | {"store", "reconciler", "chain", "feeds", "nudges", "web", "ops", "ground", "hooks", "backend", "plans"},
     "cli": EDGE | {"store", "chain", "feeds", "web", "ops", "keeper"},
 }
 # The core has no clock, no I/O and no framework.

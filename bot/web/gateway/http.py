@@ -22,6 +22,7 @@ from bot.feeds import wire
 from bot.feeds.posts import Limiter, address_of, json_body, problem, same_secret, status_of
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub, page_end
+from bot.web.gateway.plans import Plans
 from bot.web.gateway.sockets import Sockets
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,12 @@ _HOOK_PREFIX = wire.HOOK_PATH.partition("{")[0]
 
 
 def http_app(
-    config: GatewayConfig, hub: Hub, sockets: Sockets, lifespan: Lifespan, routers: Sequence[APIRouter] = ()
+    config: GatewayConfig,
+    hub: Hub,
+    sockets: Sockets,
+    plans: Plans,
+    lifespan: Lifespan,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     app = FastAPI(title="LangDAO gateway", docs_url=None, redoc_url=None, lifespan=lifespan)
     limiter = Limiter(config.http_requests_per_minute)
@@ -109,6 +115,8 @@ def http_app(
             "name": wire.GATEWAY_NAME,
             "rooms": len(hub.rooms),
             "sockets": len(sockets),
+            "plans": len(plans),
+            "watching": plans.watched,
             "mappings": hub.mappings.where,
             "counters": counters,
         }

@@ -16,6 +16,8 @@ from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.http import http_app
 from bot.web.gateway.mappings import Mappings
+from bot.web.gateway.plans import Plans
+from bot.web.gateway.session_state import session_routes
 from bot.web.gateway.sockets import MAX_FRAME_BYTES, Sockets, socket_server
 from bot.web.gateway.state import Rooms
 
@@ -32,8 +34,9 @@ def create_gateway(config: GatewayConfig, routers: Sequence[APIRouter] = ()) -> 
     async def emit(event: str, said: dict[str, Any]) -> None:
         await server.emit(event, said)
 
+    plans = Plans()
     hub = Hub(config, Rooms(), Mappings(config.redis_url), emit)
-    sockets = Sockets(config, server, hub)
+    sockets = Sockets(config, server, hub, plans)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -46,7 +49,8 @@ def create_gateway(config: GatewayConfig, routers: Sequence[APIRouter] = ()) -> 
             await server.shutdown()
             await hub.mappings.close()
 
-    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, lifespan, routers))
+    routers = [session_routes(hub, plans), *routers]
+    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, plans, lifespan, routers))
 
 
 async def serve(

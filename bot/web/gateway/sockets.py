@@ -25,6 +25,7 @@ from bot.feeds.posts import same_secret
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.mappings import Mapping
+from bot.web.gateway.plans import Plans
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +48,12 @@ def socket_server(config: GatewayConfig) -> socketio.AsyncServer:
 class Sockets:
     """Who is connected, as whom, and what each may do. `counters` has limited, refused, ignored, nudges, …"""
 
-    def __init__(self, config: GatewayConfig, server: socketio.AsyncServer, hub: Hub) -> None:
+    def __init__(self, config: GatewayConfig, server: socketio.AsyncServer, hub: Hub, plans: Plans) -> None:
         self.counters: Counter[str] = Counter()
         self._config = config
         self._server = server
         self._hub = hub
+        self._plans = plans
         self._address_of: dict[str, Address] = {}
         self._bound: defaultdict[Address, set[str]] = defaultdict(set)
         self._keepers: set[str] = set()
@@ -74,6 +76,7 @@ class Sockets:
                 log.warning("gateway.refused", said="connect", reason="wrong-token")
                 raise socketio.exceptions.ConnectionRefusedError("wrong token")
             self._keepers.add(sid)
+            self._plans.keeper_came()
         self._events[sid] = Window(self._config.socket_events_per_minute)
         self.counters["connects"] += 1
 
@@ -81,7 +84,9 @@ class Sockets:
         if self._is_connected(sid):
             return
         self._events.pop(sid, None)
-        self._keepers.discard(sid)
+        if sid in self._keepers:
+            self._keepers.remove(sid)
+            self._plans.keeper_left()
         self._unbind(sid)
 
     def _is_connected(self, sid: str) -> bool:
@@ -97,7 +102,12 @@ class Sockets:
             self.counters["limited"] += 1
             await self._server.emit(wire.ERROR, {"message": LIMITED}, to=sid)
             return {"ok": False, "error": LIMITED}
-        handler = {wire.BIND: self._bind, wire.CREATE: self._create, wire.NUDGE: self._nudge}.get(event)
+        handler = {
+            wire.BIND: self._bind,
+            wire.CREATE: self._create,
+            wire.NUDGE: self._nudge,
+            wire.PLAN: self._plan,
+        }.get(event)
         if handler is None:
             self.counters["ignored"] += 1
             log.debug("gateway.ignored", said=str(event)[:64])
@@ -161,6 +171,13 @@ class Sockets:
         }
         log.info("gateway.nudged", id=said.get("id"), room=said.get("room"), **answer)
         return answer
+
+    async def _plan(self, sid: str, said: dict[str, Any]) -> dict[str, Any]:
+        if sid not in self._keepers:
+            raise wire.Refused("not-the-keeper", "only the keeper may tell plans")
+        self._plans.take(said, self._hub.now_ms())
+        self.counters["plans"] += 1
+        return {"ok": True}
 
     async def _relay(self, name: str, message: dict[str, Any]) -> str | None:
         """None once one of the address's pages has acknowledged, else why none did."""

@@ -1,0 +1,95 @@
+"""One session as a participant's page may see it: `GET /api/sessions/{id}`, and the same live by Server-Sent Events.
+
+Promises: `{id}` is a chain id or a room. What is told is on the public chain, or was told to everybody by Socket.IO: no
+secret is in it, so it needs none. A stream begins with the state as it is and tells each change; a comment every
+BEAT_S keeps proxies from cutting it.
+Doesn't promise that a stream lasts: a page asks again now and then when it has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from bot.feeds import wire
+from bot.feeds.posts import problem
+from bot.web.gateway.events import Hub
+from bot.web.gateway.plans import Plan, Plans
+
+BEAT_S = 15.0
+UNKNOWN = "nothing is known of this session here"
+_FRESH = {"Cache-Control": "no-store"}
+
+
+def session_state(hub: Hub, plans: Plans, name: str) -> dict[str, Any] | None:
+    """The state as JSON, None when nothing is known of it. Times `…Ms` are the gateway's, chain times in seconds."""
+    with contextlib.suppress(wire.Refused):
+        name, _ = wire.room_of(name)
+        plan = plans.find(name)
+        rooms = [room for one in ([*plan.rooms] if plan else [name]) if (room := hub.rooms.get(one)) is not None]
+        if plan is None and not rooms:
+            return None
+        now_ms = hub.now_ms()
+        return {
+            "id": name,
+            "nowMs": now_ms,
+            "chainNow": None if plan is None else (now_ms + plan.skewMs) // 1000,
+            "keeper": "up" if plans.keepers else "down",
+            "session": None if plan is None else _shown(plan),
+            "rooms": [_room(room.as_record()) for room in rooms],
+        }
+    return None
+
+
+def session_routes(hub: Hub, plans: Plans) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get(wire.SESSION_PATH)
+    async def one(name: str) -> Response:
+        """One session, by chain id or room."""
+        state = session_state(hub, plans, name)
+        return problem(404, UNKNOWN, reason="unknown") if state is None else JSONResponse(state, headers=_FRESH)
+
+    @routes.get(wire.SESSION_EVENTS_PATH)
+    async def live(name: str) -> Response:
+        """The same, anew at each change."""
+        if session_state(hub, plans, name) is None:
+            return problem(404, UNKNOWN, reason="unknown")
+        if plans.crowded:
+            return problem(503, "too many pages are watching", reason="too-many", retry_after_s=60)
+
+        async def told() -> AsyncIterator[str]:
+            with plans.watching(name) as changed:
+                while True:
+                    yield f"event: state\ndata: {json.dumps(session_state(hub, plans, name))}\n\n"
+                    while not await _within(changed, BEAT_S):
+                        yield ": still here\n\n"
+                    changed.clear()
+
+        headers = _FRESH | {"X-Accel-Buffering": "no"}
+        return StreamingResponse(told(), media_type="text/event-stream", headers=headers)
+
+    return routes
+
+
+def _shown(plan: Plan) -> dict[str, Any]:
+    return plan.model_dump(exclude={"skewMs"})
+
+
+def _room(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("room", "studentAddress", "tutorAddress", "languageId", "startTime", "ended", "here", "away")
+    return {name: record[name] for name in names}
+
+
+async def _within(changed: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(changed.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
