@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bot.chain.balances import Balances
     from bot.chain.details import Details
     from bot.chain.follower import Change, Follower, Head
-    from bot.chain.sender import Sender
+    from bot.chain.sender import Outcome, Sender
     from bot.feeds.socket import SocketFeed
     from bot.nudges.nudger import Nudger
 
@@ -48,6 +48,10 @@ class EffectHooks:
         self._alerts = alerts
         self.sender: Sender | None = None
         self.nudger: Nudger | None = None
+
+    def expect(self, keys: Sequence[SessionKey]) -> None:
+        if self.sender is not None:
+            self.sender.expect(keys)
 
     def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
         if self.nudger is not None:
@@ -90,19 +94,23 @@ class SenderHooks:
     async def paying(self, key: SessionKey, payer: str) -> None:
         await self._reconciler.paying(key, payer)
 
-    async def report(
-        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
-    ) -> None:
-        said = {"outcome": outcome, "reason": reason, "tx_hash": tx_hash}
-        await self._reconciler.outcome(key, Kind.SETTLEMENT, dict(said), action_id)
+    async def report(self, outcomes: Sequence[Outcome]) -> None:
+        said = [{"outcome": one.outcome, "reason": one.reason, "tx_hash": one.tx_hash} for one in outcomes]
+        told = [(one.key, dict(what), one.action_id) for one, what in zip(outcomes, said, strict=True)]
+        await self._reconciler.outcomes(Kind.SETTLEMENT, told)
+        for one, what in zip(outcomes, said, strict=True):
+            if one.outcome == "failed":
+                await self._tell_if_set_aside(one.key)
+            self.outcomes.put_nowait((one.key, what))
+
+    async def _tell_if_set_aside(self, key: SessionKey) -> None:
         live = self._reconciler.about(key)
-        if outcome == "failed" and live is not None and live.session.set_aside:
+        if live is not None and live.session.set_aside:
             text = (
                 f"Session {key.session_id} can't be ended and is set aside: {live.session.set_aside}. It is looked at "
                 f"now and then; to try it again: langdao-keeper settle {key.session_id}"
             )
             await self.alert("alert.set-aside", text, key)
-        self.outcomes.put_nowait((key, said))
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
         await self._alerts.raise_alert(name, text, key)

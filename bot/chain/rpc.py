@@ -55,6 +55,11 @@ class Rpc:
         return self._endpoints[0].name
 
     @property
+    def alone(self) -> bool:
+        """True if there is one endpoint: what it said needn't be asked of others."""
+        return len(self._endpoints) == 1
+
+    @property
     def pushes(self) -> bool:
         """True if an endpoint can announce new heads (a websocket)."""
         return any(isinstance(one, WsEndpoint) for one in self._endpoints)
@@ -92,6 +97,10 @@ class Rpc:
         for part in _parts(calls, BATCH_MAX):
             results += await self._batch(kind, part)
         return results
+
+    async def batch_of(self, calls: Sequence[Call]) -> list[Any]:
+        """The results of many calls in their order. Raises RpcError when the node refuses one of them."""
+        return _all(await self.batch(calls))
 
     async def _batch(self, kind: Any, calls: Sequence[Call]) -> list[Any]:
         if not calls:

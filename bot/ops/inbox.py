@@ -6,12 +6,14 @@ error. An answer says that a request was taken, not that what it asked for has h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 from sqlmodel import Session
 
+from bot.domain.facts import SessionKey
 from bot.reconciler import Reconciler
 from bot.store import identity as memory
 from bot.store import records
@@ -21,6 +23,11 @@ from bot.store.tables import InboxRow
 log = structlog.get_logger("inbox")
 
 PAUSED = "paused"
+SETTLE_AT_ONCE = 250  # orders in one transaction
+
+Answer = dict[str, Any]
+
+_NO_OBJECT: Answer = {"ok": False, "error": "the payload is no object"}
 
 
 class Inbox:
@@ -38,28 +45,52 @@ class Inbox:
         self._reconciler.conditions.paused = paused == "1"
 
     async def read(self) -> None:
-        """Answers what is there."""
-        for row in await self._writer(records.unanswered):
-            said = await self._answer(row)
+        """Answers what is there, in its order; settlements that were asked for one after another go together."""
+        rows = await self._writer(records.unanswered)
+        for settle, some in itertools.groupby(rows, key=lambda row: row.kind == "settle"):
+            if settle:
+                together = list(some)
+                for start in range(0, len(together), SETTLE_AT_ONCE):
+                    part = together[start : start + SETTLE_AT_ONCE]
+                    await self._reply(list(zip(part, await self._settle(part), strict=True)))
+            else:
+                for row in some:
+                    await self._reply([(row, await self._answer(row))])
+
+    async def _reply(self, answers: Sequence[tuple[InboxRow, Answer]]) -> None:
+        now = self._clock()
+
+        def change(tx: Session) -> None:
+            for row, said in answers:
+                records.answer(tx, row.id or 0, said, now)
+
+        await self._writer(change)
+        for row, said in answers:
             log.info("inbox.answered", request=row.kind, **{k: v for k, v in said.items() if k != "text"})
-            await self._reply(row, said)
 
-    async def _reply(self, row: InboxRow, said: dict[str, Any]) -> None:
-        await self._writer(lambda tx: records.answer(tx, row.id or 0, said, self._clock()))
-
-    async def _answer(self, row: InboxRow) -> dict[str, Any]:
+    async def _answer(self, row: InboxRow) -> Answer:
         payload: object = row.payload  # another process wrote it, perhaps by hand
         if not isinstance(payload, dict):
-            return {"ok": False, "error": "the payload is no object"}
+            return _NO_OBJECT
         match row.kind:
-            case "settle":
-                return await self._settle(payload)
             case "pause" | "resume":
                 return await self._pause(row.kind == "pause")
             case _:
                 return {"ok": False, "error": f"unknown request {row.kind!r}"}
 
-    async def _settle(self, payload: dict[str, Any]) -> dict[str, Any]:
+    async def _settle(self, rows: Sequence[InboxRow]) -> list[Answer]:
+        """Orders those that make sense, all together."""
+        said = [self._why_not(row.payload) for row in rows]
+        orders = [(row.payload["session_id"], row.payload) for row, no in zip(rows, said, strict=True) if no is None]
+        keys = iter(await self._reconciler.settle_all(orders))
+        return [
+            no if no is not None else _ordered(row.payload["session_id"], next(keys))
+            for row, no in zip(rows, said, strict=True)
+        ]
+
+    def _why_not(self, payload: object) -> Answer | None:
+        if not isinstance(payload, dict):
+            return _NO_OBJECT
         number = payload.get("session_id")
         if not isinstance(number, int) or isinstance(number, bool):
             return {"ok": False, "error": "session_id is missing"}
@@ -67,15 +98,18 @@ class Inbox:
             return {"ok": False, "error": "the daemon only watches: it has no key, or runs with --dry-run"}
         if self._reconciler.conditions.paused:
             return {"ok": False, "error": "the daemon is paused: langdao-keeper resume"}
-        key = await self._reconciler.settle(number, payload)
-        if key is None:
-            return {"ok": False, "error": f"session {number} isn't active"}
-        return {"ok": True, "session_id": number}
+        return None
 
-    async def _pause(self, paused: bool) -> dict[str, Any]:
+    async def _pause(self, paused: bool) -> Answer:
         def change(tx: Session) -> None:
             memory.put(tx, PAUSED, "1" if paused else "0")
 
         await self._writer(change)
         await self._reconciler.set_paused(paused)
         return {"ok": True, "paused": paused}
+
+
+def _ordered(session_id: int, key: SessionKey | None) -> Answer:
+    if key is None:
+        return {"ok": False, "error": f"session {session_id} isn't active"}
+    return {"ok": True, "session_id": session_id}

@@ -6,7 +6,7 @@ once. Work doesn't depend on how many sessions there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -22,6 +22,10 @@ log = structlog.get_logger("reconciler")
 
 class Effects(Protocol):
     """What decisions lead to. None of these may block or raise."""
+
+    def expect(self, keys: Sequence[SessionKey]) -> None:
+        """The ends of these are being stored, and will be asked for in a moment: nothing is to be done but to look."""
+        ...
 
     def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None: ...
     def settle(self, action_id: int, key: SessionKey) -> None: ...
@@ -48,6 +52,8 @@ class Decisions:
                 news.extend(self._decide(key, live, now))
         self.on_deadline()
         if news:
+            if ends := [key for key, _, decision in news if decision.action is Action.END]:
+                self._effects.expect(ends)
             stored = await self._writer(lambda tx: [self._store(tx, *item, now) for item in news])
             for (key, live, decision), (action_id, alert_id, text) in zip(news, stored, strict=True):
                 self._carry_out(key, live, decision, action_id, alert_id, text, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -57,7 +57,13 @@ class Intake:
 
     async def put(self, hint: Hint, key: SessionKey) -> Touched:
         """Stores and folds one hint that is known to be about `key`, and is news by nature."""
-        return await self._put([(self._key_of(hint), hint, key)], {})
+        return await self.put_all([(hint, key)])
+
+    async def put_all(
+        self, hints: Sequence[tuple[Hint, SessionKey]], also: Callable[[Any], None] | None = None
+    ) -> Touched:
+        """The same of several, in one transaction with what `also` changes."""
+        return await self._put([(self._key_of(hint), hint, key) for hint, key in hints], {}, also)
 
     def place(self, hint: Hint, changed: dict[str, Room]) -> tuple[Room | None, Link | None]:
         """Finds or makes the hint's room and joins it to its session, if that can be told."""
@@ -106,10 +112,15 @@ class Intake:
         self._recent = {d: at for d, at in self._recent.items() if now - at < DUPLICATE_MS}
         self._recorded = {d: at for d, at in self._recorded.items() if now - at < RECORD_KEPT_MS}
 
-    async def _put(self, facts: list[tuple[str, Hint, SessionKey | None]], rooms: dict[str, Room]) -> Touched:
+    async def _put(
+        self,
+        facts: Sequence[tuple[str, Hint, SessionKey | None]],
+        rooms: dict[str, Room],
+        also: Callable[[Any], None] | None = None,
+    ) -> Touched:
         """Stores facts and rooms, folds the facts."""
         touched: Touched = {}
-        ids = await self._save(rooms, facts)
+        ids = await self._save(rooms, facts, also)
         for number, (_, hint, key) in zip(ids, facts, strict=True):
             live = self._memory.live.get(key) if key else None
             if live is None or key is None:
@@ -120,12 +131,19 @@ class Intake:
                 log.info("fact.stored", session=key.session_id, kind=hint.kind, source=hint.source, room=hint.room)
         return touched
 
-    async def _save(self, rooms: dict[str, Room], facts: list[tuple[str, Hint, SessionKey | None]]) -> list[int]:
-        if not rooms and not facts:
+    async def _save(
+        self,
+        rooms: dict[str, Room],
+        facts: Sequence[tuple[str, Hint, SessionKey | None]],
+        also: Callable[[Any], None] | None = None,
+    ) -> list[int]:
+        if not rooms and not facts and also is None:
             return []
         kept = [(room, self._memory.beat_sources.get(name)) for name, room in rooms.items()]
 
         def change(tx: Any) -> list[int]:
+            if also is not None:
+                also(tx)
             records.save_rooms(tx, kept)
             return records.add_facts(tx, facts)
 

@@ -139,34 +139,53 @@ class Reconciler:
 
         `action_id` None: there is more to come of it. `total` is what came of all, where that is another thing.
         """
+        await self.outcomes(kind, [(key, payload, action_id)])
+
+    async def outcomes(self, kind: Kind, told: Sequence[tuple[SessionKey, dict[str, Any], int | None]]) -> None:
+        """The same of several that became known together, given as (session, payload, action): one transaction."""
         async with self._turn:
             now = self.memory.now()
-            hint = Hint(kind, Source.KEEPER, Trust.PROVEN, now, payload=payload)
-            total = payload.get("total", payload["outcome"])
-            state = _STATES.get(total, "failed")
-            if action_id is not None:
-                await self._writer(lambda tx: records.end_action(tx, action_id, state, total, now))
-            live = self.memory.live.get(key)
-            if live is not None and kind is Kind.SETTLEMENT:
+            for key, payload, _ in told:
+                live = self.memory.live.get(key)
+                if live is None or kind is not Kind.SETTLEMENT:
+                    continue
                 live.settling = False
-                pause = REFUSED_AGAIN_MS if payload["outcome"] == "refused" else LOOK_AGAIN_MS
-                live.retry_ms = now + pause
+                live.retry_ms = now + (REFUSED_AGAIN_MS if payload["outcome"] == "refused" else LOOK_AGAIN_MS)
                 if payload["outcome"] == "failed" and live.session.attempts + 1 >= self._max_attempts:
                     payload["set_aside"] = payload.get("reason") or "its end reverts"
-            await self._decisions.again(await self._intake.put(hint, key), now)
+            hints = [(Hint(kind, Source.KEEPER, Trust.PROVEN, now, payload=payload), key) for key, payload, _ in told]
+
+            def end_actions(tx: Any) -> None:
+                for _, payload, action_id in told:
+                    if action_id is not None:
+                        outcome = payload.get("total", payload["outcome"])
+                        records.end_action(tx, action_id, _STATES.get(outcome, "failed"), outcome, now)
+
+            await self._decisions.again(await self._intake.put_all(hints, end_actions), now)
 
     async def settle(self, session_id: int, payload: dict[str, Any]) -> SessionKey | None:
         """An operator's word: end it now. None if no such session is active."""
+        return (await self.settle_all([(session_id, payload)]))[0]
+
+    async def settle_all(self, orders: Sequence[tuple[int, dict[str, Any]]]) -> list[SessionKey | None]:
+        """The same of several, given as (session id, payload): stored together, then decided together."""
         async with self._turn:
             now = self.memory.now()
-            key = self.memory.book.by_id.get(session_id)
-            live = self.memory.live.get(key) if key else None
-            if key is None or live is None or live.session.ended:
-                return None
-            live.retry_ms = 0
-            hint = Hint(Kind.SETTLE, Source.OPERATOR, Trust.PROVEN, now, session_id=session_id, payload=payload)
-            await self._decisions.again(await self._intake.put(hint, key), now)
-            return key
+            keys = [self._to_settle(session_id) for session_id, _ in orders]
+            hints = []
+            for (session_id, payload), key in zip(orders, keys, strict=True):
+                if key is not None:
+                    self.memory.live[key].retry_ms = 0
+                    hint = Hint(Kind.SETTLE, Source.OPERATOR, Trust.PROVEN, now, session_id=session_id, payload=payload)
+                    hints.append((hint, key))
+            if hints:
+                await self._decisions.again(await self._intake.put_all(hints), self.memory.now())
+            return keys
+
+    def _to_settle(self, session_id: int) -> SessionKey | None:
+        key = self.memory.book.by_id.get(session_id)
+        live = self.memory.live.get(key) if key else None
+        return None if live is None or live.session.ended else key
 
     async def still_here(self, key: SessionKey, address: str | None, payload: dict[str, Any]) -> bool:
         """A participant's proven word, e.g. by a single-use link: the lesson goes on. False if it isn't active."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -109,23 +110,48 @@ class Writer:
     """The one place through which the daemon changes its state.
 
     `await writer(change)` runs `change(session)` as one transaction and returns what it returned. Calls are served
-    in order. Any error leaves the database as it was.
+    in order, but a durable one goes before those that wait: what it stores is about to leave for the chain.
+    Any error leaves the database as it was.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._durable: deque[_Call] = deque()
+        self._usual: deque[_Call] = deque()
 
     async def __call__(self, change: Callable[[Session], T], *, durable: bool = False) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, change, durable)
+        call = _Call(change, durable, Future())
+        (self._durable if durable else self._usual).append(call)
+        try:
+            self._thread.submit(self._next)
+        except RuntimeError:  # closed
+            call.done.cancel()
+            raise
+        return cast(T, await asyncio.wrap_future(call.done))
 
-    def _run(self, change: Callable[[Session], T], durable: bool) -> T:
-        with self._database.write(durable=durable) as session:
-            return change(session)
+    def _next(self) -> None:
+        """As many of these were handed to the thread as there are calls; each takes the first that is due."""
+        call = (self._durable or self._usual).popleft()
+        if not call.done.set_running_or_notify_cancel():
+            return
+        try:
+            with self._database.write(durable=call.durable) as session:
+                found = call.change(session)
+        except BaseException as error:
+            call.done.set_exception(error)
+        else:
+            call.done.set_result(found)
 
     def close(self) -> None:
         """Waits for the transaction under way."""
         self._thread.shutdown(wait=True)
+
+
+class _Call(NamedTuple):
+    change: Callable[[Session], Any]
+    durable: bool
+    done: Future[Any]
 
 
 def reachable(database: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ class Recorded:
     def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
         self._stored(action_id)
         self.nudges.append((action_id, key, payload))
+
+    def expect(self, keys: Sequence[SessionKey]) -> None:
+        pass
 
     def settle(self, action_id: int, key: SessionKey) -> None:
         self._stored(action_id)

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sqlmodel import col, select
 from bot.chain.fees import GWEI, Caps
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
-from bot.chain.sender import Direct, Sender, SenderConfig, ended_in
+from bot.chain.sender import Direct, Outcome, Sender, SenderConfig, ended_in
 from bot.chain.signer import KeySigner
 from bot.domain.facts import SessionKey
 from bot.domain.urgency import Urgency
@@ -70,12 +70,10 @@ class Recorded:
         self.payers.append(payer)
         self.waits = False
 
-    async def report(
-        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
-    ) -> None:
+    async def report(self, outcomes: Sequence[Outcome]) -> None:
         if self.block_reports:
             await asyncio.Event().wait()
-        self.reports.append((key, action_id, outcome, reason))
+        self.reports += [(one.key, one.action_id, one.outcome, one.reason) for one in outcomes]
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
         self.alerts.append(name)

@@ -23,9 +23,9 @@ Crash windows, by number, here and in the tests:
   W6 replaced or retracted          → W2 to W5 again, at the same nonce: of all that is stored there one is mined
   W7 confirmed or lost, not final   → read again and watched until its block is final
 
-Where: `sender` the task, `requests` what is asked for, `flight` what is under way, `outbox` signing, storing and
-saying, `carrier` how sessions become a transaction, `funds` what may be spent, `nonces` and `proof` pure, `terms` what
-it is given.
+Where: `sender` the task, `requests` what is asked for, `look` what a signature rests on, `outbox` signing, storing and
+saying, `carrier` how sessions become a transaction, `flight` what became of it, `unmined` what is done about it until
+then, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is given.
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ from __future__ import annotations
 from bot.chain.sender.carrier import Carrier, Direct
 from bot.chain.sender.proof import ended_in
 from bot.chain.sender.sender import Sender
-from bot.chain.sender.terms import Hooks, SenderConfig
+from bot.chain.sender.terms import Hooks, Outcome, SenderConfig
 
-__all__ = ["Carrier", "Direct", "Hooks", "Sender", "SenderConfig", "ended_in"]
+__all__ = ["Carrier", "Direct", "Hooks", "Outcome", "Sender", "SenderConfig", "ended_in"]

@@ -18,6 +18,7 @@ from bot.store import txs
 from bot.store.db import Writer
 
 DAY_MS = 86_400_000
+COUNT_EVERY_MS = 60_000  # what was spent a day ago counts no more
 ETHER = 10**18
 SETTLE_GAS = 215_000  # what one takes at most, a tutor's first; see docs/PROTOCOL.md
 
@@ -37,12 +38,21 @@ class Funds:
         self._writer = writer
         self._config = config
         self._clock = clock_ms
+        self._spent = 0
+        self._counted: tuple[int, int] | None = None  # when, and at which cost
+
+    async def count(self) -> None:
+        """Counts anew what was spent in a day, if it can have changed."""
+        now, costs = self._clock(), self._outbox.costs_taken
+        if self._counted is None or self._counted[1] != costs or now - self._counted[0] > COUNT_EVERY_MS:
+            self._spent = await self._writer(lambda session: txs.spent_since(session, now - DAY_MS))
+            self._counted = (now, costs)
 
     async def purse(self, balance: int) -> Purse:
         """What there is now."""
-        spent = await self._writer(lambda session: txs.spent_since(session, self._clock() - DAY_MS))
+        await self.count()
         reserved = sum(max(tx.gas * tx.max_fee for tx in group.txs) for group in self._outbox.groups if group.unmined)
-        return Purse(balance, spent, reserved)
+        return Purse(balance, self._spent, reserved)
 
     async def refuses(self, purse: Purse, gas: int, bid: Fees, key: SessionKey) -> str | None:
         """Why so much gas at this bid isn't signed for: a reason; '' when it only has to wait for what is under way."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import structlog
 
-from bot.chain.errors import RpcError
-from bot.chain.fees import PERCENTILES, Fees, Market
+from bot.chain.fees import Fees
 from bot.chain.refusals import Refusal, classify
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Call, Carrier
+from bot.chain.sender.look import Standing
 from bot.chain.sender.nonces import Group, Limit, groups_of
-from bot.chain.sender.terms import At, Hooks, SenderConfig
+from bot.chain.sender.terms import Hooks, SenderConfig
 from bot.chain.signer import Signer
 from bot.domain.facts import SessionKey
 from bot.errors import TryAgain
@@ -47,6 +47,14 @@ class Draft:
     bid: Fees
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What each endpoint said of a transaction; None: accepted."""
+
+    tx: Tx
+    said: dict[str, Refusal | None]
+
+
 class Outbox:
     """The live transactions, and all that is done with them."""
 
@@ -68,11 +76,12 @@ class Outbox:
         self._hooks = hooks
         self._clock = clock_ms
         self._alerted: set[str] = set()
-        self._saying: dict[str, asyncio.Task[None]] = {}
-        self._market: tuple[At, Market] | None = None
+        self._saying: dict[str, asyncio.Task[Heard]] = {}
+        self._late: set[asyncio.Task[None]] = set()
         self.address = signer.address
         self.live: list[Tx] = []
         self.limit = Limit(config.max_in_flight)
+        self.costs_taken = 0  # grows with each cost that is stored: what was spent is to be counted again
         self.outbid: set[int] = set()  # nonces at which every node refused us for the price
 
     async def load(self) -> None:
@@ -87,33 +96,21 @@ class Outbox:
     def unmined(self) -> int:
         return sum(1 for group in self.groups if group.unmined)
 
-    async def market(self, at: At) -> Market:
-        """What is paid now, asked once for each head."""
-        if self._market is None or self._market[0] != at:
-            self._market = (at, await self._ask_market())
-        return self._market[1]
-
-    async def _ask_market(self) -> Market:
-        try:
-            market = Market.of(await self._rpc.call("eth_feeHistory", ("0x5", "pending", list(PERCENTILES))))
-        except (RpcError, AttributeError, TypeError, ValueError):
-            market = None
-        return market or Market.of_price(int(await self._rpc.call("eth_gasPrice"), 16))
-
     # Signing and storing --------------------------------------------------------------------------------------------
 
-    async def send(self, drafts: Sequence[Draft], at: At) -> None:
+    async def send(self, drafts: Sequence[Draft], standing: Standing) -> None:
         """Signs these, stores them in one durable transaction, and says them in the order of their nonces.
 
-        Raises TryAgain when nothing can be ended now (`Carrier.why_not`) and one of them is to.
+        Raises TryAgain when nothing can be ended now and one of them is to.
         """
-        if any(draft.kind == txs.SETTLE for draft in drafts) and (reason := await self._carrier.why_not(at)):
-            raise TryAgain(reason)
-        legacy = (await self.market(at)).legacy
-        signed = [await self._sign(draft, legacy, at) for draft in drafts]
+        if standing.why_not is not None and any(draft.kind == txs.SETTLE for draft in drafts):
+            raise TryAgain(standing.why_not)
+        signed = [await self._sign(draft, standing) for draft in drafts]
         await self._writer(lambda session: txs.add(session, signed), durable=True)
         self.live += signed
         self.live.sort(key=lambda tx: (tx.nonce, tx.max_fee))
+        saying = asyncio.create_task(self.say(signed))  # W2 until the first byte leaves; at a nonce used before, W6
+        await asyncio.sleep(0)
         for tx in signed:
             log.info(
                 "tx.stored",
@@ -123,9 +120,10 @@ class Outbox:
                 kind=tx.kind,
                 max_fee_wei=tx.max_fee,
             )
-        await self.say(signed)  # W2 until the first byte leaves; at a nonce that had one before, W6
+        await saying
 
-    async def _sign(self, draft: Draft, legacy: bool, at: At) -> Tx:
+    async def _sign(self, draft: Draft, standing: Standing) -> Tx:
+        legacy = standing.market.legacy
         settle = draft.kind == txs.SETTLE
         call = self._carrier.call([item.key for item in draft.items]) if settle else Call(self.address, "0x", FREE_GAS)
         bid = draft.bid
@@ -153,7 +151,7 @@ class Outbox:
             tip=bid.max_fee if legacy else bid.tip,
             state=txs.STORED,
             stored_ms=self._clock(),
-            stored_block=at.number,
+            stored_block=standing.at.number,
         )
 
     async def take(self, steps: Sequence[Step]) -> None:
@@ -164,6 +162,8 @@ class Outbox:
         for step in steps:
             step.tx.state = step.values.get("state", step.tx.state)
             step.tx.mined_block = step.values.get("mined_block", step.tx.mined_block)
+            step.tx.mined_hash = step.values.get("mined_hash", step.tx.mined_hash)
+            self.costs_taken += "gas_cost" in step.values
         closed = {step.tx.nonce for step in steps if step.values.get("closed")}
         self.live = [tx for tx in self.live if tx.nonce not in closed]
 
@@ -175,28 +175,46 @@ class Outbox:
         for start in range(0, len(fresh), SAY_AT_ONCE):
             tasks = [asyncio.create_task(self._say(tx)) for tx in fresh[start : start + SAY_AT_ONCE]]
             self._saying |= {tx.hash: task for tx, task in zip(fresh[start:], tasks, strict=False)}
-            done, _ = await asyncio.wait(tasks, timeout=SAY_S)
-            for task in done:
-                task.result()
+            done, late = await asyncio.wait(tasks, timeout=SAY_S)
+            for task in late:
+                self._hear_later(task)
+            await self._take_in([task.result() for task in tasks if task in done])
 
-    async def _say(self, tx: Tx) -> None:
+    async def _say(self, tx: Tx) -> Heard:
         try:
             answers = await self._rpc.on_each("eth_sendRawTransaction", (tx.raw,))
-            await self._heard(tx, {where: _meaning(answer) for where, answer in answers})
+            return Heard(tx, {where: _meaning(answer) for where, answer in answers})
         finally:
             self._saying.pop(tx.hash, None)
 
-    async def _heard(self, tx: Tx, said: dict[str, Refusal | None]) -> None:
-        words = set(said.values())
-        if words & {None, Refusal.ALREADY_KNOWN}:
-            self.outbid.discard(tx.nonce)
-            if tx.state == txs.STORED:
-                log.info("tx.sent", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
-                # W3 until this is stored, then W4
-                await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()})])
-            return
-        # Refused or unheard of everywhere: it stays "stored", counts as broadcast, and is looked up at the next head.
-        log.warning("tx.not-accepted", sessions=tx.sessions, hash=tx.hash, said={k: str(v) for k, v in said.items()})
+    def _hear_later(self, saying: asyncio.Task[Heard]) -> None:
+        async def hear() -> None:
+            await self._take_in([await saying])
+
+        task = asyncio.create_task(hear())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _take_in(self, heard: Sequence[Heard]) -> None:
+        """Takes what the nodes said into account."""
+        accepted = []
+        for one in heard:
+            words = set(one.said.values())
+            if words & {None, Refusal.ALREADY_KNOWN}:
+                self.outbid.discard(one.tx.nonce)
+                if one.tx.state == txs.STORED:
+                    accepted.append(one.tx)
+            else:
+                await self._not_accepted(one, words)
+        # W3 until this is stored, then W4
+        await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()}) for tx in accepted])
+        for tx in accepted:
+            log.info("tx.sent", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
+
+    async def _not_accepted(self, heard: Heard, words: set[Refusal | None]) -> None:
+        """Refused or unheard of everywhere: it stays "stored", counts as broadcast, is looked up at the next head."""
+        tx, said = heard.tx, {where: str(word) for where, word in heard.said.items()}
+        log.warning("tx.not-accepted", sessions=tx.sessions, hash=tx.hash, said=said)
         if words & {Refusal.IN_FLIGHT_LIMIT, Refusal.POOL_FULL}:
             self.limit.halve()
             log.warning("sender.limit", in_flight=self.limit.now)
@@ -208,7 +226,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Leaves what is being said; the rows know of it."""
-        for task in self._saying.values():
+        for task in (*self._saying.values(), *self._late):
             task.cancel()
 
     # Alerts ---------------------------------------------------------------------------------------------------------

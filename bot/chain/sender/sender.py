@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from bot.chain.errors import RpcError
-from bot.chain.langdao import LangDAO, pinned
+from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.flight import Flight
 from bot.chain.sender.funds import Funds
+from bot.chain.sender.look import Looks, Standing
 from bot.chain.sender.outbox import Outbox
 from bot.chain.sender.requests import Requests
 from bot.chain.sender.terms import At, Hooks, SenderConfig
@@ -41,13 +42,13 @@ class Sender:
         hooks: Hooks,
         clock_ms: Callable[[], int],
     ) -> None:
-        self._rpc = rpc
         self._config = config
         self._clock = clock_ms
         self._outbox = Outbox(rpc, writer, carrier, signer, config, hooks, clock_ms)
         self._funds = Funds(self._outbox, writer, config, clock_ms)
+        self._looks = Looks(rpc, langdao, carrier, signer.address, config)
         self._flight = Flight(rpc, langdao, carrier, self._outbox, config, hooks)
-        self._requests = Requests(rpc, langdao, carrier, self._outbox, self._funds, config, hooks)
+        self._requests = Requests(self._looks, carrier, self._outbox, self._funds, config, hooks)
         self._recovered = False
         self._head: At | None = None
         self._seen: At | None = None
@@ -56,7 +57,11 @@ class Sender:
         self._warn_ms = 0
         self.address = signer.address
         self.mode = carrier.mode
-        self.balance_wei: int | None = None
+
+    @property
+    def balance_wei(self) -> int | None:
+        """The key's balance at the newest head that was looked at."""
+        return self._looks.known.balance if self._looks.known else None
 
     @property
     def in_flight(self) -> int:
@@ -66,6 +71,11 @@ class Sender:
     @property
     def busy(self) -> bool:
         return bool(self._requests.open) or self.in_flight > 0
+
+    def expect(self, keys: Sequence[SessionKey]) -> None:
+        """Says that `settle` is about to be asked for these, so that they may be looked at meanwhile."""
+        if self._recovered and self._head is not None and self._head == self._seen:
+            self._requests.expect(keys, self._head)
 
     def settle(self, action_id: int, key: SessionKey) -> None:
         """Asks for `key` to be ended. The outcome comes by `Hooks.report`."""
@@ -92,6 +102,7 @@ class Sender:
                     await asyncio.sleep(AGAIN_S)
                     self._wake.set()
         finally:
+            self._looks.close()
             await self._outbox.close()
 
     async def _round(self, at: At) -> None:
@@ -100,21 +111,22 @@ class Sender:
             if self._outbox.live:
                 log.info("sender.recovering", transactions=len(self._outbox.live))
         fresh = self._seen != at
-        if fresh:
-            self.balance_wei = int(await self._rpc.call("eth_getBalance", (self.address, pinned(at.hash))), 16)
+        standing = await self._looks.standing(at)
         if self._outbox.live and (fresh or not self._recovered):
-            await self._flight.watch(at, self._requests.open)
+            await self._flight.watch(standing, self._requests.open)
+        if fresh:
+            await self._funds.count()
         self._recovered = True
         self._seen = at
-        await self._requests.work_off(at)
+        await self._requests.work_off(standing)
         if fresh:
-            await self._now_and_then(at)
+            await self._now_and_then(standing)
 
-    async def _now_and_then(self, at: At) -> None:
+    async def _now_and_then(self, standing: Standing) -> None:
         now = self._clock()
         if now >= self._probe_ms:
             self._probe_ms = now + self._config.probe_every_ms
-            await self._requests.probe(at)
-        if now >= self._warn_ms and self.balance_wei is not None:
+            await self._requests.probe(standing.at)
+        if now >= self._warn_ms:
             self._warn_ms = now + WARN_EVERY_MS
-            await self._funds.warn(self.balance_wei, await self._outbox.market(at))
+            await self._funds.warn(standing.balance, standing.market)

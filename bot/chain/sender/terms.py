@@ -35,6 +35,20 @@ class At:
     hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an action.
+
+    `outcome`: settled, over, failed, refused, withdrawn, waiting, lost, retracted, deferred.
+    """
+
+    key: SessionKey
+    action_id: int
+    outcome: str
+    reason: str | None = None
+    tx_hash: str | None = None
+
+
 class Hooks(Protocol):
     """What the sender asks and tells."""
 
@@ -59,10 +73,8 @@ class Hooks(Protocol):
     def may_pay_wait(self, key: SessionKey) -> bool: ...
     async def paying(self, key: SessionKey, payer: str) -> None: ...
 
-    async def report(
-        self, key: SessionKey, action_id: int, outcome: str, reason: str | None, tx_hash: str | None
-    ) -> None:
-        """`outcome`: settled, over, failed, refused, withdrawn, waiting, lost, retracted, deferred."""
+    async def report(self, outcomes: Sequence[Outcome]) -> None:
+        """These became known together; when this returns they are stored."""
         ...
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None: ...
