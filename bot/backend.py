@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from bot.chain.errors import RpcError, Unreachable, WrongAnswer
 from bot.chain.langdao import LangDAO
+from bot.chain.witness import Witness
 from bot.domain.facts import SessionKey
 from bot.errors import Misconfigured, TryAgain
 from bot.feeds import wire
@@ -82,7 +83,7 @@ def socket_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-async def serve_gateway(settings: Settings, routers: Sequence[APIRouter] = ()) -> None:
+async def serve_gateway(settings: Settings, witness: Witness, routers: Sequence[APIRouter] = ()) -> None:
     """Serves the bundled backend, and `routers` beside it, until cancelled. Raises Misconfigured."""
     from bot.feeds.webhook import secret_in
     from bot.ops.logging import redactor
@@ -90,7 +91,7 @@ async def serve_gateway(settings: Settings, routers: Sequence[APIRouter] = ()) -
 
     secret, _ = secret_in(settings.gateway_secret_file or state_dir() / "gateway-webhook.secret")
     redactor.add(secret)
-    await serve(GatewayConfig.of(settings, secret), routers=routers)
+    await serve(GatewayConfig.of(settings, secret), witness, routers=routers)
 
 
 def with_path(url: str, path: str) -> str:

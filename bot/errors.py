@@ -1,8 +1,9 @@
-"""One error family per reaction: stop the daemon, try again later, set this session aside.
+"""One error family per reaction: stop the daemon, try again later, set this session aside, refuse a word.
 
 Raise `Misconfigured` when only a person can mend it (exit code 2, one line, no traceback).
 Raise `TryAgain` when the same call may work in a moment; the caller waits with jitter.
 Raise `SetAside` when this one session can't be handled as things are; everything else goes on.
+Raise `Untrue` when somebody's word doesn't hold; it is refused, and nothing changes.
 """
 
 from __future__ import annotations
@@ -26,3 +27,12 @@ class SetAside(KeeperError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Untrue(KeeperError):
+    """Somebody's word that doesn't hold. `reason` is a constant slug, `detail` says it in words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

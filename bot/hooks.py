@@ -168,9 +168,12 @@ class ChainHooks:
 class FeedHooks:
     """What the feeds tell by plain calls, worked off in order. A failure stops the daemon, as any part's."""
 
-    def __init__(self, reconciler: Reconciler, record: Callable[[], Awaitable[Iterable[Hint]]]) -> None:
+    def __init__(
+        self, reconciler: Reconciler, record: Callable[[], Awaitable[Iterable[Hint]]], take: Callable[[Hint], None]
+    ) -> None:
         self._reconciler = reconciler
         self._record = record
+        self._take = take
         self._events: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self.on_socket_up: Callable[[], None] = lambda: None
 
@@ -192,7 +195,7 @@ class FeedHooks:
         self.on_socket_up()
         try:
             for hint in await self._record():
-                self._reconciler.take(hint)
+                self._take(hint)
         except TryAgain as error:
             log.warning("record.unread", reason=str(error))
 

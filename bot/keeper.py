@@ -93,7 +93,9 @@ class Keeper:
     def __init__(self, settings: Settings, ground: Ground, *, listen: bool = True) -> None:
         from bot.chain.follower import Follower
         from bot.chain.langdao import LangDAO
+        from bot.chain.witness import Witness
         from bot.feeds.lookup import Lookup
+        from bot.feeds.statements import Statements
         from bot.ops.alerts import Alerts
         from bot.ops.inbox import Inbox
         from bot.ops.questions import Questions
@@ -123,7 +125,7 @@ class Keeper:
             on_change=lambda change: self.chain_hooks.changed(change),
         )
         self.chain_hooks = ChainHooks(self.follower, self.reconciler, self.alerts)
-        self.feed_hooks = FeedHooks(self.reconciler, self._record)
+        self.feed_hooks = FeedHooks(self.reconciler, self._record, lambda hint: self.statements.take(hint))
         self.sender_hooks = SenderHooks(self.reconciler, self.alerts)
         self.langdao = LangDAO(ground.rpc, ground.identity.contract)
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
@@ -131,6 +133,8 @@ class Keeper:
         self.questions = Questions(ground.writer, self.reconciler, settings.public_url, clock_ms)
         self.signer: Signer | None = None
         self.lookup = Lookup(self.reconciler.take, self.reconciler.store, self.reconciler.joined)
+        self.witness = Witness(ground.rpc, ground.identity.contract)
+        self.statements = Statements(self.lookup.take, self.witness.verify, self.reconciler.signed, clock_ms=clock_ms)
         self.sender: Sender | None = None
         self.details: Details | None = None
         self.balances: Balances | None = None
@@ -265,7 +269,7 @@ class Keeper:
             if self._settings.gateway:
                 from bot import backend
 
-                parts["gateway"] = backend.serve_gateway(self._settings, [self._answers()])
+                parts["gateway"] = backend.serve_gateway(self._settings, self.witness, [self._answers()])
         return parts
 
     def _told_to_stop(self, number: int) -> None:
@@ -359,13 +363,13 @@ class Keeper:
         from bot import backend
         from bot.store import records
 
-        settings, take = self._settings, self.lookup.take
+        settings = self._settings
         if settings.socket_url is not None:
             from bot.feeds.socket import SocketFeed
 
             self.socket = SocketFeed(
                 settings.socket_url.get_secret_value(),
-                take,
+                self.statements.take,
                 token=_secret(settings.gateway_token),
                 on_state=self.feed_hooks.socket_state,
                 clock_ms=clock_ms,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bot.cli.common import json_option, load_settings, run_async
+
+if TYPE_CHECKING:
+    from bot.settings import Settings
+    from bot.web.gateway import GatewayConfig
 
 
 @click.command(short_help="Serve the bundled backend.")
@@ -17,7 +21,8 @@ def command(as_json: bool) -> int:
     """Serve the bundled backend: Socket.IO and the documented endpoints, for the devnet or in place of a backend.
 
     Listens on GATEWAY_BIND (127.0.0.1:4000). Needs GATEWAY_TOKEN, which the keeper has to be given too: nudges and
-    the record are for those who know it. Session mappings are kept in REDIS_URL, or in memory.
+    the record are for those who know it. With RPC_URL and CONTRACT_ADDRESS it looks at the chain, and only then takes
+    signatures. Session mappings are kept in REDIS_URL, or in memory.
 
     \b
     Example:
@@ -31,12 +36,29 @@ def command(as_json: bool) -> int:
     redactor = logging.configure(settings, pretty=False if as_json else None)
 
     from bot.feeds.webhook import secret_in
-    from bot.web.gateway import GatewayConfig, serve
+    from bot.web.gateway import GatewayConfig
 
     secret, _ = secret_in(settings.gateway_secret_file or state_dir() / "gateway-webhook.secret")
     redactor.add(secret)
-    run_async(_until_told_to_stop(serve(GatewayConfig.of(settings, secret))))
+    run_async(_until_told_to_stop(_serve(settings, GatewayConfig.of(settings, secret))))
     return 0
+
+
+async def _serve(settings: Settings, config: GatewayConfig) -> None:
+    """With the chain to look at, where RPC_URL and CONTRACT_ADDRESS name one."""
+    from bot.web.gateway import serve
+
+    if settings.rpc_url is None or settings.contract_address is None:
+        await serve(config)
+        return
+    from bot.chain.rpc import Rpc
+    from bot.chain.witness import Witness
+
+    rpc = Rpc(settings.endpoints())
+    try:
+        await serve(config, Witness(rpc, settings.contract()))
+    finally:
+        await rpc.close()
 
 
 async def _until_told_to_stop(serving: Coroutine[Any, Any, None]) -> None:

@@ -99,7 +99,8 @@ def fold(session: Session, fact: Fact) -> None:
             session.asked_ms = 0
         case Kind.SETTLE if hint.trust == Trust.PROVEN:
             session.settle = session.settle or Word(at, fact.id, hint.source)
-            session.set_aside, session.attempts = None, 0
+            if hint.source is Source.OPERATOR:  # a participant's word doesn't pay for trying a poison session for ever
+                session.set_aside, session.attempts = None, 0
         case Kind.PAYING:
             session.paying = session.paying or Word(at, fact.id, hint.source)
         case Kind.NUDGE:

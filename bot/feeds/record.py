@@ -1,8 +1,8 @@
 """The bundled backend's own record, `GET /api/sessions`: what was said while nobody listened.
 
 Promises: hints in the order in which things happened. All are received now, by our clock, except signs of life
-(heartbeats, returns): one of a minute ago is none now, so it counts as received that long ago. The sender's times
-are in `said_ms`.
+(heartbeats, returns, *still here*): one of a minute ago is none now, so it counts as received that long ago. The
+sender's times are in `said_ms`.
 Doesn't promise that the backend keeps a record: a plain one has none, and then the list is empty.
 """
 
@@ -18,6 +18,7 @@ import aiohttp
 import structlog
 
 from bot.domain.facts import Hint, Source
+from bot.domain.statement import Said
 from bot.errors import TryAgain
 from bot.feeds import wire
 from bot.settings import shown
@@ -104,6 +105,10 @@ def _said(room: dict[str, Any]) -> Iterator[tuple[int | None, str, dict[str, Any
         (wire.as_epoch_ms(entry.get("at")), wire.SESSION_ENDED, {**about, **_ending(entry, trust)})
         for entry in _entries([room.get("ended")])
     ]
+    for entry in _entries(room.get("statements")):
+        event = wire.STILL_HERE if entry.get("action") == Said.STILL_HERE else wire.SESSION_ENDED
+        said = {**about, "statement": entry, "signature": entry.get("signature"), "trust": wire.SIGNED}
+        yield wire.as_epoch_ms(entry.get("at")), event, said
     if any(payload["trust"] != wire.ANONYMOUS for _, _, payload in ended):
         yield from ended
         return  # announced once more, the room of a call that is over could be taken for the next lesson's
@@ -132,6 +137,6 @@ def _from(event: str, payload: dict[str, Any], at_ms: int | None, now_ms: int, t
     # A gateway reports returns, so a loss in its record can be taken back.
     hint = wire.from_socket(event, payload, now_ms, can_return=True)
     received_ms = now_ms
-    if event in (wire.SESSION_HEARTBEAT, wire.USER_CONNECTED) and at_ms is not None:
+    if event in (wire.SESSION_HEARTBEAT, wire.USER_CONNECTED, wire.STILL_HERE) and at_ms is not None:
         received_ms = now_ms - max(0, (their_now_ms or now_ms) - at_ms)
     return replace(hint, source=Source.RECORD, received_ms=received_ms)

@@ -40,8 +40,9 @@ class SocketFeed:
     """One connection at a time. `counters` has received, refused, ignored, connects, lost (connections), held_back.
 
     `events` says which names are heard, and as what. `auth` and `headers` go into the handshake; `token` is the
-    bundled backend's, and becomes part of `auth`. `emits_per_minute` is how much this side says: without a token 9,
-    because the observed backends answer the tenth of a minute, and one more, with an error.
+    bundled backend's, and becomes part of `auth`; with it, an event counts for what its own `trust` says.
+    `emits_per_minute` is how much this side says: without a token 9, because the observed backends answer the tenth
+    of a minute, and one more, with an error.
 
     `take` must not block or raise. `on_state` is called at each change, True for up. `can_return` is what is
     remembered of this backend from earlier runs; `on_can_return` is called when it first reports a return.
@@ -69,6 +70,7 @@ class SocketFeed:
         self.can_return = can_return
         self._url = url
         self._take = take
+        self._says_trust = token is not None
         self._auth = {**(auth or {}), **({"token": token} if token else {})} or None
         self._headers = dict(headers or {})
         self._events = events
@@ -209,7 +211,14 @@ class SocketFeed:
             return
         payload = args[0] if args else None
         try:
-            hint = wire.from_socket(event, payload, self._clock_ms(), can_return=self.can_return, events=self._events)
+            hint = wire.from_socket(
+                event,
+                payload,
+                self._clock_ms(),
+                can_return=self.can_return,
+                events=self._events,
+                says_trust=self._says_trust,
+            )
         except wire.Refused as refused:
             self.counters["refused"] += 1
             log.warning("socket.refused", said=event, reason=refused.reason, detail=refused.detail)

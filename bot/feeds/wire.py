@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -27,6 +28,7 @@ HEARTBEAT_TIMEOUT: Final = "webrtc:heartbeat-timeout"
 # Socket.IO, what the bundled backend says beyond it.
 USER_CONNECTED: Final = "webrtc:user-connected"
 SESSION_HEARTBEAT: Final = "webrtc:session-heartbeat"
+STILL_HERE: Final = "webrtc:still-here"
 # Socket.IO, the observed dialect.
 READY: Final = "session:ready"
 ENDED: Final = "session:ended"
@@ -43,6 +45,7 @@ ENDED_PATH: Final = "/api/webrtc-session-ended"
 RECORD_PATH: Final = "/api/sessions"
 SESSION_PATH: Final = "/api/sessions/{name}"
 SESSION_EVENTS_PATH: Final = "/api/sessions/{name}/events"
+STATEMENTS_PATH: Final = "/api/sessions/{name}/statements"
 HEALTH_PATH: Final = "/health"
 GATEWAY_NAME: Final = "langdao-gateway"  # what the bundled backend calls itself in its health
 HOOK_PATH: Final = "/hook/{secret}"
@@ -61,8 +64,8 @@ ANONYMOUS: Final = "anonymous"
 SECRET: Final = "secret"
 SIGNED: Final = "signed"
 
-# A signature is worth more only where it is verified, and that isn't here.
-_CLAIMS: Final = {ANONYMOUS: Trust.ANONYMOUS, SECRET: Trust.CONFIGURED, SIGNED: Trust.CONFIGURED}
+# A signature is worth something only where it is verified, and that isn't here: see `bot.feeds.statements`.
+_CLAIMS: Final = {ANONYMOUS: Trust.ANONYMOUS, SECRET: Trust.CONFIGURED, SIGNED: Trust.ANONYMOUS}
 
 _ZERO_ADDRESS: Final = "0x" + "0" * 40
 
@@ -78,6 +81,8 @@ class Refused(KeeperError):
 
 def claim_of(trust: Trust) -> str:
     """What the bundled backend writes under `trust` for a message believed this far."""
+    if trust >= Trust.PROVEN:
+        return SIGNED
     return SECRET if trust >= Trust.CONFIGURED else ANONYMOUS
 
 
@@ -202,6 +207,7 @@ _SHAPES: Final[dict[Kind, type[_Message]]] = {
     Kind.ENDED: _Ended,
     Kind.DISCONNECTED: _Left,
     Kind.TIMEOUT: _Message,
+    Kind.STILL_HERE: _About,
 }
 
 EVENTS: Final[dict[str, Kind]] = {
@@ -210,6 +216,7 @@ EVENTS: Final[dict[str, Kind]] = {
     HEARTBEAT_TIMEOUT: Kind.TIMEOUT,
     USER_CONNECTED: Kind.CONNECTED,
     SESSION_HEARTBEAT: Kind.HEARTBEAT,
+    STILL_HERE: Kind.STILL_HERE,
     READY: Kind.READY,
     ENDED: Kind.ENDED,
 }
@@ -227,7 +234,7 @@ def events_with(more: Mapping[str, str]) -> dict[str, Kind]:
 
     Raises ValueError for a kind that no event has.
     """
-    kinds = {kind.value: kind for kind in EVENTS.values()}
+    kinds = {kind.value: kind for kind in EVENTS.values() if kind is not Kind.STILL_HERE}  # that one has to be signed
     named = dict(EVENTS)
     for name, kind in more.items():
         if not kind:
@@ -240,24 +247,34 @@ def events_with(more: Mapping[str, str]) -> dict[str, Kind]:
 
 
 def from_socket(
-    event: str, payload: object, received_ms: int, *, can_return: bool, events: Mapping[str, Kind] = EVENTS
+    event: str,
+    payload: object,
+    received_ms: int,
+    *,
+    can_return: bool,
+    events: Mapping[str, Kind] = EVENTS,
+    says_trust: bool = False,
 ) -> Hint:
     """The hint in a Socket.IO event of either dialect, or of `events` instead. Raises Refused.
 
-    `can_return` says whether this backend has shown that it reports a participant's return.
+    `can_return` says whether this backend has shown that it reports a participant's return; `says_trust`, that it is
+    the bundled one, whose every event carries `trust`: what carries none was said by nobody we know.
     """
     kind = events.get(event) if isinstance(event, str) else None
     if kind is None:
         raise Refused("unknown-event", "not an event of either dialect")
     # Of the two dialects only the observed one calls the room `requestId`; of a third one nothing is known.
     spare = "requestId" if event in (READY, ENDED) or event not in EVENTS else None
-    return _hint(kind, payload, received_ms, Source.SOCKET, can_return=can_return, spare_id=spare)
+    hint = _hint(kind, payload, received_ms, Source.SOCKET, can_return=can_return, spare_id=spare)
+    claimed = hint.payload.get("trust", ANONYMOUS if says_trust else None)
+    return replace(hint, trust=_at_most(hint.trust, claimed))
 
 
 def from_post(body: object, received_ms: int, source: Source) -> Hint:
     """The hint in a post of the signalling server. Raises Refused.
 
-    The server that posts a loss also posts returns and heartbeats, so a loss it reports can be taken back.
+    The server that posts a loss also posts returns and heartbeats, so a loss it reports can be taken back. What a
+    page put into it as `trust` is no claim of the server's: how it came in decides.
     """
     fields = _object(body)
     named = fields.get("type")
@@ -362,7 +379,7 @@ def _hint(
     return Hint(
         kind=kind,
         source=source,
-        trust=_trust(source, fields.get("trust")),
+        trust=TRUST_OF[source],
         received_ms=received_ms,
         room=room,
         session_id=session_id,
@@ -375,9 +392,8 @@ def _hint(
     )
 
 
-def _trust(source: Source, claimed: object) -> Trust:
-    """What the source is worth, or less if the message says so. A claim that we don't know is worth nothing."""
-    trust = TRUST_OF[source]
+def _at_most(trust: Trust, claimed: object) -> Trust:
+    """This trust, or less if the message says so. A claim that we don't know is worth nothing."""
     if claimed is None:
         return trust
     return min(trust, _CLAIMS.get(claimed, Trust.ANONYMOUS) if isinstance(claimed, str) else Trust.ANONYMOUS)

@@ -65,6 +65,14 @@ class Intake:
         """The same of several, in one transaction with what `also` changes."""
         return await self._put([(self._key_of(hint), hint, key) for hint, key in hints], {}, also)
 
+    async def once(self, mark: str, hint: Hint) -> Touched | None:
+        """Stores and folds a hint under a name of its own; None when that name is taken."""
+        if await self._writer(lambda tx: records.has_fact(tx, mark)):
+            return None
+        rooms: dict[str, Room] = {}
+        _, link = self.place(hint, rooms)
+        return await self._put([(mark, hint, link.key if link else None)], rooms)
+
     def place(self, hint: Hint, changed: dict[str, Room]) -> tuple[Room | None, Link | None]:
         """Finds or makes the hint's room and joins it to its session, if that can be told."""
         if hint.room is None:

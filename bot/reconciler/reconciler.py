@@ -207,6 +207,14 @@ class Reconciler:
             await self._decisions.again(await self._intake.put(hint, key), now)
             return True
 
+    async def signed(self, word: Hint, mark: str) -> bool:
+        """A participant's verified word, taken once for good: false when this `mark` was taken before."""
+        async with self._turn:
+            touched = await self._intake.once(mark, word)
+            if touched is not None:
+                await self._decisions.again(touched, self.memory.now())
+            return touched is not None
+
     async def paying(self, key: SessionKey, payer: str) -> None:
         """A participant's own endSession waits in the pool: let it be mined first, once."""
         async with self._turn:

@@ -63,6 +63,11 @@ def add_facts(session: Session, facts: Sequence[tuple[str, Hint, SessionKey | No
     return [int(number) for number in session.execute(statement, rows).scalars()]
 
 
+def has_fact(session: Session, key: str) -> bool:
+    """Was a fact stored under this idempotency key?"""
+    return session.exec(select(FactRow.id).where(FactRow.key == key)).first() is not None
+
+
 def fact_of(row: FactRow) -> Fact:
     """A stored fact as the domain knows it."""
     hint = Hint(

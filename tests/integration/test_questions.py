@@ -210,7 +210,7 @@ async def test_link__served_by_the_gateways_app__answers_there_too(asking: Askin
     path = await asking.path()
     app = create_gateway(
         GatewayConfig(bind="127.0.0.1:0", token=None, hook_secret="a-secret-of-the-gateway"),
-        [still_here_routes(asking)],
+        routers=[still_here_routes(asking)],
     )
     async with serving(app) as url:
         assert (await http.get(url + path)).status == 200

@@ -23,6 +23,7 @@ from bot.store import schema
 from bot.store.db import Database
 from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
 from tests.support.anvil import World, langdao
+from tests.support.gateway import signed, statement_body
 from tests.support.record import inside, keeper
 from tests.support.servers import free_port
 
@@ -293,6 +294,35 @@ def test_run__gateway_inside__a_hang_up_posted_to_it_is_ended_on_chain(world: Wo
         assert int(told["bill"]["paid"]) == told["bill"]["seconds"] * int(told["rate"])
         daemon.terminate()
         assert daemon.wait(15) == 0
+
+
+def test_run__gateway_inside_and_a_student_signs__ended_at_once(world: World, tmp_path: Path) -> None:
+    """A participant's signature ends at once, without a window or a grace."""
+    bind = f"127.0.0.1:{free_port()}"
+    given = settings(
+        world,
+        tmp_path,
+        BACKEND_PRIVATE_KEY=OWNER_KEY,
+        GATEWAY=1,
+        GATEWAY_TOKEN="token-of-both",
+        GATEWAY_BIND=bind,
+        GATEWAY_SECRET_FILE=tmp_path / "gateway.secret",
+        POLL_INTERVAL_S=0.2,
+        NUDGE_WINDOW_S=600,
+        DISCONNECT_GRACE_S=600,
+    )
+    statement, signature = signed(world, world.students[0])
+    url = f"http://{bind}/api/sessions/1/statements"
+    with running(tmp_path, "run", **given):
+        until(lambda: '"socket.up"' in (tmp_path / "log").read_text())
+        world.start(0, 0)
+        until(lambda: inside(tmp_path, "sessions", "--json", **given).json())
+        assert post(url, statement_body(statement, signature) | {"address": world.tutors[0]}) == 403
+        assert world.is_active(0)
+        assert post(url, statement_body(statement, signature)) == 202
+        until(lambda: not world.is_active(0))
+        [row] = until(lambda: [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["ended_by"]])
+        assert (row["session_id"], row["ended_by"], row["reason"]) == (1, "keeper", "told")
 
 
 def test_run__gateway_inside_without_its_token__exits_2_in_one_line(shared: World, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from bot.feeds.wire import Refused
 from bot.web.gateway import create_gateway
 from bot.web.gateway.plans import Plans
-from tests.integration.test_gateway import MAPPING, STRANGER, STUDENT, TOKEN, TUTOR, client, config, http, page, url
+from tests.integration.gateway.conftest import http, url
+from tests.support.gateway import MAPPING, STRANGER, STUDENT, TOKEN, TUTOR, client, config, page
 from tests.support.servers import serving, until
 
 __all__ = ["http", "url"]

@@ -369,27 +369,41 @@ def test_refused__text__never_quotes_the_payload() -> None:
     ("source", "claim", "trust"),
     [
         (Source.WEBHOOK, None, Trust.CONFIGURED),
-        (Source.WEBHOOK, "anonymous", Trust.ANONYMOUS),
-        (Source.WEBHOOK, "secret", Trust.CONFIGURED),
+        (Source.WEBHOOK, "anonymous", Trust.CONFIGURED),
         (Source.WEBHOOK, "signed", Trust.CONFIGURED),
-        (Source.WEBHOOK, "proven", Trust.ANONYMOUS),
-        (Source.WEBHOOK, 3, Trust.ANONYMOUS),
-        (Source.WEBHOOK, ["secret"], Trust.ANONYMOUS),
+        (Source.WEBHOOK, ["secret"], Trust.CONFIGURED),
         (Source.OPEN_WEBHOOK, None, Trust.ANONYMOUS),
         (Source.OPEN_WEBHOOK, "secret", Trust.ANONYMOUS),
         (Source.OPEN_WEBHOOK, "signed", Trust.ANONYMOUS),
     ],
 )
-def test_from_post__claimed_trust__lowers_and_never_raises(source: Source, claim: object, trust: Trust) -> None:
+def test_from_post__claimed_trust__is_no_claim_of_the_servers(source: Source, claim: object, trust: Trust) -> None:
     body = {"type": "session-ended", "sessionId": "R"}
     assert from_post(body if claim is None else {**body, "trust": claim}, source).trust is trust
 
 
 @pytest.mark.parametrize(
-    ("claim", "trust"), [("anonymous", Trust.ANONYMOUS), ("secret", Trust.CONFIGURED), ("signed", Trust.CONFIGURED)]
+    ("claim", "trust"),
+    [
+        (None, Trust.ANONYMOUS),
+        ("anonymous", Trust.ANONYMOUS),
+        ("secret", Trust.CONFIGURED),
+        ("signed", Trust.ANONYMOUS),
+        ("proven", Trust.ANONYMOUS),
+        (3, Trust.ANONYMOUS),
+        (["secret"], Trust.ANONYMOUS),
+    ],
 )
-def test_from_socket__claimed_trust_of_the_gateway__at_most_the_sockets(claim: str, trust: Trust) -> None:
-    assert from_socket("webrtc:session-ended", {"sessionId": "R", "trust": claim}).trust is trust
+def test_from_socket__of_the_gateway__its_trust_and_never_the_sockets_row(claim: object, trust: Trust) -> None:
+    said = {"sessionId": "R"} | ({} if claim is None else {"trust": claim})
+    hint = wire.from_socket("webrtc:session-ended", said, NOW_MS, can_return=False, says_trust=True)
+    assert hint.trust is trust
+
+
+@pytest.mark.parametrize(("claim", "trust"), [(None, Trust.CONFIGURED), ("anonymous", Trust.ANONYMOUS)])
+def test_from_socket__of_another_backend__the_sockets_row_or_less(claim: object, trust: Trust) -> None:
+    said = {"sessionId": "R"} | ({} if claim is None else {"trust": claim})
+    assert from_socket("webrtc:session-ended", said).trust is trust
 
 
 @pytest.mark.parametrize("trust", [Trust.ANONYMOUS, Trust.CONFIGURED])

@@ -1,8 +1,9 @@
 """The bundled backend: the documented LangDAO integration, for the devnet, the tests and whoever has none.
 
 It emits the documented `webrtc:*` events, beyond them `webrtc:user-connected` and `webrtc:session-heartbeat`, and
-`session:ready` / `session:ended`; everything it emits carries `trust`, which says how it came to know. It never
-touches the chain. Its rooms live in memory, its mappings in Redis where there is one.
+`session:ready` / `session:ended`; everything it emits carries `trust`, which says how it came to know. It reads the
+chain, where it is told of one, and never sends to it. Its rooms live in memory, its mappings in Redis where there is
+one.
 """
 
 from bot.web.gateway.config import GatewayConfig

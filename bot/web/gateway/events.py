@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from bot.domain.facts import Hint, Kind, Source, Trust
+from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
 from bot.feeds import wire
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.mappings import Mapping, Mappings
@@ -42,6 +42,7 @@ class Hub:
         self._config = config
         self._emit_all = emit
         self._looked_ms: dict[str, int] = {}
+        self._used: dict[str, int] = {}
         self._every_ms = round(config.heartbeat_every_s * 1000)
         self._timeout_ms = round(config.heartbeat_timeout_s * 1000)
 
@@ -67,6 +68,32 @@ class Hub:
             await self._emit(wire.USER_CONNECTED, hint, {**_addresses(hint), "userRole": who})
         elif hint.kind is Kind.HEARTBEAT:
             await self._flush_beats(only=hint.room)
+
+    async def take_signed(self, hint: Hint, ends: bool) -> None:
+        """Takes a statement that was verified, and passes it on with the signature."""
+        room = self.rooms.touch(str(hint.room), hint.received_ms)
+        room.name_addresses(hint.student, hint.tutor, hint.trust)
+        room.sign({**hint.payload["statement"], "signature": hint.payload["signature"]}, hint.received_ms)
+        self.counters["signed"] += 1
+        self.rooms.apply(hint, ended_by=str(hint.role), reason="signed")
+        said = {**_addresses(hint), **hint.payload}
+        if ends:
+            await self._emit(wire.SESSION_ENDED, hint, {**said, "endedBy": hint.role, "reason": "signed"})
+        else:
+            await self._emit(wire.STILL_HERE, hint, {**said, "userRole": hint.role})
+
+    def use_once(self, mark: str, until_ms: int) -> bool:
+        """False when this was used before."""
+        now_ms = self.now_ms()
+        self._used = {one: until for one, until in self._used.items() if until > now_ms}
+        if mark in self._used:
+            return False
+        self._used[mark] = until_ms
+        return True
+
+    def room_of(self, key: SessionKey, started_ms: int) -> Room | None:
+        """The room that this session is thought to be held in; not one of an earlier lesson of the same two."""
+        return self.rooms.get(str(key.session_id)) or self.rooms.between(key.student, key.tutor, started_ms)
 
     async def create(self, mapping: Mapping) -> None:
         """Makes a room for two participants. Raises Refused when it belongs to others."""

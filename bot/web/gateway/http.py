@@ -18,16 +18,30 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from bot.domain.facts import Source
+from bot.errors import TryAgain, Untrue
 from bot.feeds import wire
-from bot.feeds.posts import Limiter, address_of, json_body, problem, same_secret, status_of
+from bot.feeds.posts import Limiter, address_of, json_body, problem, same_secret
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub, page_end
+from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.plans import Plans
+from bot.web.gateway.signed import SignedWords, id_of
 from bot.web.gateway.sockets import Sockets
 
 log = structlog.get_logger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+CHAIN_AGAIN_S = 2  # when somebody may ask again who met a node that is away
+STATUS_OF = {
+    "oversized": 413,
+    "too-slow": 408,
+    "not-a-participant": 403,
+    "bad-signature": 403,
+    "other-chain": 403,
+    "no-such-session": 404,
+    "used": 409,
+    "over": 409,
+}
 _HOOK_PREFIX = wire.HOOK_PATH.partition("{")[0]
 
 
@@ -36,11 +50,13 @@ def http_app(
     hub: Hub,
     sockets: Sockets,
     plans: Plans,
+    lessons: Lessons,
     lifespan: Lifespan,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     app = FastAPI(title="LangDAO gateway", docs_url=None, redoc_url=None, lifespan=lifespan)
     limiter = Limiter(config.http_requests_per_minute)
+    signed = SignedWords(hub, lessons)
 
     def knows_secret(request: Request) -> bool:
         path = request.url.path
@@ -49,15 +65,21 @@ def http_app(
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return config.token is not None and scheme.lower() == "bearer" and same_secret(token, config.token)
 
-    async def taken(request: Request, take: Callable[[Any], Awaitable[None]]) -> Response:
+    async def taken(request: Request, take: Callable[[Any], Awaitable[None]], status: int = 200) -> Response:
         try:
             await take(await json_body(request))
-        except wire.Refused as refused:
-            hub.counters["refused"] += 1
-            log.warning("gateway.refused", said="post", reason=refused.reason, detail=refused.detail)
-            status = 403 if refused.reason == "not-a-participant" else status_of(refused)
-            return problem(status, refused.detail, reason=refused.reason)
-        return JSONResponse({"ok": True})
+        except (wire.Refused, Untrue) as refused:
+            return refuse(refused)
+        except TryAgain as error:
+            hub.counters["unverified"] += 1
+            log.warning("gateway.unverified", reason=str(error))
+            return problem(503, str(error), reason="chain-away", retry_after_s=CHAIN_AGAIN_S)
+        return JSONResponse({"ok": True}, status)
+
+    def refuse(refused: wire.Refused | Untrue) -> Response:
+        hub.counters["refused"] += 1
+        log.warning("gateway.refused", said="post", reason=refused.reason, detail=refused.detail)
+        return problem(STATUS_OF.get(refused.reason, 400), refused.detail, reason=refused.reason)
 
     @app.middleware("http")
     async def limit(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -105,6 +127,11 @@ def http_app(
             hub.counters["unauthorised"] += 1
             raise HTTPException(401, "the record needs the shared token", {"WWW-Authenticate": "Bearer"})
         return JSONResponse({"now": hub.now_ms(), "sessions": hub.rooms.as_record()})
+
+    @app.post(wire.STATEMENTS_PATH)
+    async def statement(request: Request) -> Response:
+        """A participant's signed word: end the session now, or it goes on."""
+        return await taken(request, lambda body: signed.take(id_of(request.path_params["name"]), body), 202)
 
     @app.get(wire.HEALTH_PATH)
     async def health() -> dict[str, Any]:

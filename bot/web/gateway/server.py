@@ -11,10 +11,12 @@ import socketio
 import structlog
 from fastapi import APIRouter, FastAPI
 
+from bot.chain.witness import Witness
 from bot.web import serving
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.http import http_app
+from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.mappings import Mappings
 from bot.web.gateway.plans import Plans
 from bot.web.gateway.session_state import session_routes
@@ -24,10 +26,11 @@ from bot.web.gateway.state import Rooms
 log = structlog.get_logger(__name__)
 
 
-def create_gateway(config: GatewayConfig, routers: Sequence[APIRouter] = ()) -> Any:
+def create_gateway(config: GatewayConfig, witness: Witness | None = None, routers: Sequence[APIRouter] = ()) -> Any:
     """The ASGI app: Socket.IO under /socket.io/, everything else FastAPI. Its state lives and ends with it.
 
-    `routers` are a host program's own, served beside the gateway's.
+    Without a `witness` it can't look at the chain: then nothing is verified, and no signature taken. `routers` are a
+    host program's own, served beside the gateway's.
     """
     server = socket_server(config)
 
@@ -37,6 +40,7 @@ def create_gateway(config: GatewayConfig, routers: Sequence[APIRouter] = ()) -> 
     plans = Plans()
     hub = Hub(config, Rooms(), Mappings(config.redis_url), emit)
     sockets = Sockets(config, server, hub, plans)
+    lessons = Lessons(witness)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -49,19 +53,23 @@ def create_gateway(config: GatewayConfig, routers: Sequence[APIRouter] = ()) -> 
             await server.shutdown()
             await hub.mappings.close()
 
-    routers = [session_routes(hub, plans), *routers]
-    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, plans, lifespan, routers))
+    routers = [session_routes(hub, plans, lessons), *routers]
+    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, plans, lessons, lifespan, routers))
 
 
 async def serve(
-    config: GatewayConfig, *, on_ready: Callable[[], None] | None = None, routers: Sequence[APIRouter] = ()
+    config: GatewayConfig,
+    witness: Witness | None = None,
+    *,
+    on_ready: Callable[[], None] | None = None,
+    routers: Sequence[APIRouter] = (),
 ) -> None:
     """Serves until cancelled. Signals are the caller's. Raises Misconfigured when the address is taken."""
 
     def ready() -> None:
-        log.info("gateway.listening", bind=config.bind)
+        log.info("gateway.listening", bind=config.bind, verifies=witness is not None)
         if on_ready is not None:
             on_ready()
 
-    app = create_gateway(config, routers)
+    app = create_gateway(config, witness, routers)
     await serving.serve(app, config.bind, "GATEWAY_BIND", on_ready=ready, ws_max_size=MAX_FRAME_BYTES)

@@ -17,23 +17,30 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from bot.chain.codec import OnChainSession
+from bot.domain.facts import SessionKey
 from bot.feeds import wire
 from bot.feeds.posts import problem
+from bot.web.gateway.chain_view import chain_view, on_chain
 from bot.web.gateway.events import Hub
+from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.plans import Plan, Plans
+from bot.web.gateway.state import Room
 
 BEAT_S = 15.0
 UNKNOWN = "nothing is known of this session here"
 _FRESH = {"Cache-Control": "no-store"}
 
 
-def session_state(hub: Hub, plans: Plans, name: str) -> dict[str, Any] | None:
+async def session_state(hub: Hub, plans: Plans, lessons: Lessons, name: str) -> dict[str, Any] | None:
     """The state as JSON, None when nothing is known of it. Times `…Ms` are the gateway's, chain times in seconds."""
     with contextlib.suppress(wire.Refused):
-        name, _ = wire.room_of(name)
-        plan = plans.find(name)
-        rooms = [room for one in ([*plan.rooms] if plan else [name]) if (room := hub.rooms.get(one)) is not None]
-        if plan is None and not rooms:
+        name, number = wire.room_of(name)
+        plan, named = plans.find(name), hub.rooms.get(name)
+        student, tutor = (named.student, named.tutor) if named is not None else (None, None)
+        how, session = await on_chain(plan.sessionId if plan is not None else number, student, tutor, lessons)
+        rooms = _rooms(hub, plan, named, session)
+        if plan is None and session is None and not rooms:
             return None
         now_ms = hub.now_ms()
         return {
@@ -42,24 +49,25 @@ def session_state(hub: Hub, plans: Plans, name: str) -> dict[str, Any] | None:
             "chainNow": None if plan is None else (now_ms + plan.skewMs) // 1000,
             "keeper": "up" if plans.keepers else "down",
             "session": None if plan is None else _shown(plan),
-            "rooms": [_room(room.as_record()) for room in rooms],
+            "chain": await chain_view(how, session, lessons),
+            "rooms": [_room(room.as_view()) for room in rooms],
         }
     return None
 
 
-def session_routes(hub: Hub, plans: Plans) -> APIRouter:
+def session_routes(hub: Hub, plans: Plans, lessons: Lessons) -> APIRouter:
     routes = APIRouter()
 
     @routes.get(wire.SESSION_PATH)
     async def one(name: str) -> Response:
         """One session, by chain id or room."""
-        state = session_state(hub, plans, name)
+        state = await session_state(hub, plans, lessons, name)
         return problem(404, UNKNOWN, reason="unknown") if state is None else JSONResponse(state, headers=_FRESH)
 
     @routes.get(wire.SESSION_EVENTS_PATH)
     async def live(name: str) -> Response:
         """The same, anew at each change."""
-        if session_state(hub, plans, name) is None:
+        if await session_state(hub, plans, lessons, name) is None:
             return problem(404, UNKNOWN, reason="unknown")
         if plans.crowded:
             return problem(503, "too many pages are watching", reason="too-many", retry_after_s=60)
@@ -67,7 +75,8 @@ def session_routes(hub: Hub, plans: Plans) -> APIRouter:
         async def told() -> AsyncIterator[str]:
             with plans.watching(name) as changed:
                 while True:
-                    yield f"event: state\ndata: {json.dumps(session_state(hub, plans, name))}\n\n"
+                    state = await session_state(hub, plans, lessons, name)
+                    yield f"event: state\ndata: {json.dumps(state)}\n\n"
                     while not await _within(changed, BEAT_S):
                         yield ": still here\n\n"
                     changed.clear()
@@ -76,6 +85,15 @@ def session_routes(hub: Hub, plans: Plans) -> APIRouter:
         return StreamingResponse(told(), media_type="text/event-stream", headers=headers)
 
     return routes
+
+
+def _rooms(hub: Hub, plan: Plan | None, named: Room | None, session: OnChainSession | None) -> list[Room]:
+    """The rooms that the keeper joined to it; as long as it told of none, the one of that name, or of its people."""
+    if plan is not None:
+        return [room for one in plan.rooms if (room := hub.rooms.get(one)) is not None]
+    if named is None and session is not None:
+        named = hub.room_of(SessionKey(session.id, session.student, session.tutor), session.start_s * 1000)
+    return [named] if named is not None else []
 
 
 def _shown(plan: Plan) -> dict[str, Any]:

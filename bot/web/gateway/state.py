@@ -14,10 +14,12 @@ from typing import Any
 
 from bot.domain.address import Address
 from bot.domain.facts import Beats, Hint, Kind, Role, Trust
+from bot.domain.session import EARLY_MS
 from bot.feeds import wire
 
 KEEP_ROOM_MS = 24 * 3600 * 1000
 MAX_ROOMS = 20_000
+MAX_STATEMENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Room:
     here: dict[Role | None, Seen] = field(default_factory=dict)
     away: dict[Role | None, Seen] = field(default_factory=dict)
     pulses: dict[Trust, Pulse] = field(default_factory=dict)
+    statements: list[dict[str, Any]] = field(default_factory=list)  # signed, with the time they came at
 
     def name_addresses(self, student: Address | None, tutor: Address | None, trust: Trust) -> None:
         """Takes addresses that are trusted more than the known ones, and otherwise only what is missing."""
@@ -74,8 +77,17 @@ class Room:
         pulse = self.pulses.get(trust)
         return pulse is None or pulse.beats.last_ms <= self.ended.at_ms
 
+    def sign(self, said: dict[str, Any], at_ms: int) -> None:
+        """Remembers a signed statement for a keeper that wasn't there; a few, and none that has expired."""
+        timely = [one for one in self.statements if one["expires"] * 1000 > at_ms]
+        self.statements = [*timely, {**said, "at": at_ms}][-MAX_STATEMENTS:]
+
     def as_record(self) -> dict[str, Any]:
-        """This room in `GET /api/sessions`. Times in epoch ms by the gateway's clock."""
+        """This room in `GET /api/sessions`, for the keeper. Times in epoch ms by the gateway's clock."""
+        return {**self.as_view(), "statements": self.statements}
+
+    def as_view(self) -> dict[str, Any]:
+        """This room for everybody."""
         pulses = [pulse.beats for pulse in self.pulses.values()]
         return {
             "room": self.name,
@@ -125,6 +137,13 @@ class Rooms:
     def get(self, name: str) -> Room | None:
         return self._rooms.get(name)
 
+    def between(self, student: Address, tutor: Address, started_ms: int) -> Room | None:
+        """The room of these two that was heard of last, unless its call ended before `started_ms`."""
+        for room in reversed(self._rooms.values()):
+            if (room.student, room.tutor) == (student, tutor):
+                return room if room.ended is None or room.ended.at_ms >= started_ms - EARLY_MS else None
+        return None
+
     def touch(self, name: str, now_ms: int) -> Room:
         """The room, made if it is new. The one that was silent longest gives way when there are too many."""
         room = self._rooms.get(name)
@@ -163,6 +182,9 @@ class Rooms:
                 # The first word of an end counts, unless a more trusted one comes.
                 if room.ended is None or room.ended.trust < hint.trust:
                     room.ended = End(hint.received_ms, ended_by, reason, hint.trust)
+            case Kind.STILL_HERE if hint.trust is Trust.PROVEN:
+                room.ended = None
+                room.away.clear()
             case _:
                 pass
         return room
