@@ -290,36 +290,27 @@ class Keeper:
         settings = self._settings
         if settings.key_source() is None or settings.dry_run:
             return
-        from bot.chain.fees import Caps
         from bot.chain.keys import open_signer
-        from bot.chain.sender import Direct, Sender, SenderConfig
+        from bot.chain.sender import make_sender
         from bot.ops.logging import redactor
 
         signer = self.signer = await open_signer(settings, redactor.add)
         assert signer is not None
-        contract = self._ground.identity.contract
-        if signer.address != owner:
-            raise Misconfigured(
-                f"{settings.key_source()} is for {signer.address}, but the owner of {contract} is {owner}; "
-                "only the owner, student or tutor may end a session. Use the owner's key, or the guard: docs/guard.md"
-            )
-        config = SenderConfig(
-            chain_id=self._ground.identity.chain_id,
-            gas_limit=settings.gas_limit,
-            confirmations=settings.confirmations,
-            replace_after_blocks=settings.replace_after_blocks,
-            max_in_flight=settings.max_in_flight,
-            caps=Caps.of(settings.max_fee_gwei, settings.max_fee_multiple),
-            min_balance_wei=round(settings.min_balance_eth * 10**18),
-            daily_budget_wei=round(settings.daily_gas_budget_eth * 10**18),
-            warn_settlements=settings.balance_warning_settlements,
-            probe_every_ms=round(settings.probe_every_s * 1000),
-        )
-        carrier = Direct(contract, owner, settings.gas_limit)
-        self.sender = Sender(
-            self._ground.rpc, self._ground.writer, self.langdao, carrier, signer, config, self.sender_hooks, clock_ms
+        ground = self._ground
+        self.sender = await make_sender(
+            settings,
+            signer,
+            ground.rpc,
+            ground.writer,
+            self.langdao,
+            owner,
+            ground.identity.chain_id,
+            self.sender_hooks,
+            clock_ms,
         )
         self.effects.sender = self.chain_hooks.sender = self.sender
+        # With the guard's keeper key the backend has no head start: it signs with another one.
+        self.reconciler.conditions.direct = signer.address == owner
 
     def _make_chain_readers(self, owner: str, token: str) -> None:
         from bot.chain.balances import Balances
@@ -442,6 +433,7 @@ class Keeper:
         sender = self.sender
         return {
             "signer": sender.address if sender else None,
+            "signing": sender.mode if sender else None,
             "in_flight": sender.in_flight if sender else 0,
             "balance_wei": str(sender.balance_wei) if sender and sender.balance_wei is not None else None,
             "socket": dict(self.socket.counters) if self.socket else None,

@@ -53,7 +53,9 @@ class Settings(BaseSettings):
         None, description="not read: the backend's own name for its key; here it is BACKEND_PRIVATE_KEY"
     )
     backend_private_key: SecretStr | None = Field(
-        None, description="key that may end sessions (the contract's owner); without it the keeper only watches"
+        None,
+        description="key that may end sessions: the guard's keeper's, or the contract owner's; without it the keeper "
+        "only watches",
     )
     keystore_file: Path | None = Field(
         None, description="the same key in an encrypted keystore (geth's, version 3) instead; mode 0600"
@@ -194,7 +196,8 @@ class Settings(BaseSettings):
     backend_head_start_s: float = Field(
         12,
         ge=0,
-        description="in direct mode no hint ends a session sooner: a working backend ends it itself, with the same key",
+        description="with the owner's key no hint ends a session sooner: a working backend ends it itself, with the "
+        "same key; the guard's keeper doesn't wait",
     )
     contradiction_cap_s: float = Field(
         600, gt=0, description="how long an end hint and signs of life may contradict each other"

@@ -17,6 +17,7 @@ from ape.cli import ConnectedProviderCommand
 from eth_account.signers.local import LocalAccount
 from web3.exceptions import Web3RPCError
 
+from bot.chain.guard import EFFECTS
 from bot.chain.guard_code import delegate_of, immutables_of
 from scripts.onchain import authorization, common
 from scripts.onchain.common import Place
@@ -24,12 +25,7 @@ from scripts.onchain.common import Place
 ATTEMPTS = 5
 POLL_S = 0.5
 
-EFFECTS = """What a delegation does to {owner}, which is also the backend's account:
- - Public pools take one pending transaction of it at a time: a backend that sends several at once will see
-   `in-flight transaction limit reached` or the like for all but the first.
- - Transfers to it need 21,062 gas. Whoever sends with a limit of 21,000 fails, contracts' `transfer` included.
- - Calls to it with data, which a plain account takes and ignores, revert.
- - It signs, sends and ends sessions as before, and may revoke at any time: `ape run delegate --revoke`."""
+STAYS = "It signs, sends and ends sessions as before, and may revoke at any time: `ape run delegate --revoke`."
 GIVES = """It lets {keeper} end sessions of {langdao} in the owner's name, running ones too, and nothing else."""
 REVOKES = """Revoking ends all of that. A keeper in guarded mode ends nothing from then on."""
 
@@ -77,7 +73,9 @@ def cli(
         return
     if delegate_of(code):
         click.echo(f"{owner.address} delegates to {delegate_of(code)} now.")
-    click.echo(EFFECTS.format(owner=owner.address))
+    click.echo(f"What a delegation does to {owner.address}, which is also the backend's account:")
+    for effect in (*EFFECTS, STAYS):
+        click.echo(click.wrap_text(effect, 110, initial_indent=" - ", subsequent_indent="   "))
     click.echo(REVOKES if revoke else GIVES.format(keeper=keeper, langdao=there.langdao.address))
     if not yes:
         click.confirm("Sign it?", abort=True)

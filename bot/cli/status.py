@@ -139,6 +139,7 @@ def _daemon_line(data: dict[str, Any]) -> RenderableType:
     else:
         line.append(f"running, pid {daemon['pid']}", style="green")
         line.append(f", {daemon['mode'] or 'starting'}")
+        line.append(f" ({daemon['signing']} mode)" if daemon["signing"] else "")
         if daemon["stale"]:
             line.append(", but it hasn't said anything lately", style="bold red")
     if daemon["paused"]:

@@ -20,6 +20,7 @@ from bot.errors import KeeperError, Misconfigured
 from bot.settings import Settings, database_url, shown, webhook_secret_file
 
 if TYPE_CHECKING:
+    from bot.chain.guard import Delegation
     from bot.chain.rpc import Rpc
     from bot.chain.wire import RawHeader
     from bot.store.db import Database
@@ -63,6 +64,7 @@ class _Patient:
     head_seen_s: float = 0.0
     has_code: bool = False
     owner: str | None = None
+    delegation: Delegation | None = None
     database: Database | None = None
     schema_ok: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
@@ -246,21 +248,40 @@ async def _key(patient: _Patient) -> Check:
             "key",
             "warning",
             "not set: the keeper watches and never signs",
-            "Set BACKEND_PRIVATE_KEY to the owner's key, or name a keystore or a remote signer: docs/keys.md",
+            "Set BACKEND_PRIVATE_KEY to the guard's keeper's key or the owner's, or name a keystore or signer: "
+            "docs/keys.md",
         )
     patient.notes["address"] = address
     if patient.settings.dry_run:
         return Check("key", "warning", f"{address}, but DRY_RUN=1: never signs", "Unset DRY_RUN to let it sign")
-    if patient.owner is None:
+    seen, langdao = patient.delegation, patient.settings.contract()
+    if patient.owner is None or seen is None:
+        raise _Skip("the owner and its delegation can't be read")
+    if seen.admits(address, langdao):
+        who = "the owner" if address == patient.owner else "the guard's keeper"
+        return Check("key", "ok", f"{address}, {who}, by {source}: guarded mode")
+    if address == patient.owner:
+        return Check("key", "ok", f"{address}, the owner, by {source}: direct mode")
+    from bot.chain.sender.mode import why_refused
+
+    remedy = f"{source}: use the owner's key, or the guard: docs/guard.md"
+    return Check("key", "failed", why_refused(seen, address, langdao, str(source)), remedy)
+
+
+async def _guard(patient: _Patient) -> Check:
+    from bot.chain.guard import EFFECTS, delegation
+
+    node, owner = patient.node(), patient.owner
+    if owner is None:
         raise _Skip("the owner can't be read")
-    if address != patient.owner:
-        return Check(
-            "key",
-            "failed",
-            f"is for {address}, the owner is {patient.owner}",
-            f"{source}: use the owner's key, or the guard: docs/guard.md",
-        )
-    return Check("key", "ok", f"{address}, the owner, by {source}")
+    seen = patient.delegation = await delegation(node, owner)
+    if seen.delegate is None and not seen.is_contract:
+        value = "the owner delegates to nobody: an end may hit the tutor's next lesson"
+        return Check("guard", "ok", f"{value}; what is done about it: docs/guard.md")
+    if seen.keeper is None or seen.langdao != patient.settings.contract():
+        why = seen.why_not(seen.keeper or "", patient.settings.contract())
+        return Check("guard", "warning", f"the owner {why}", "Delegate it to the guard, or revoke: docs/guard.md")
+    return Check("guard", "ok", f"the owner delegates to the guard for the keeper {seen.keeper}. {' '.join(EFFECTS)}")
 
 
 async def _address_of_key(settings: Settings) -> tuple[str | None, str | None]:
@@ -532,6 +553,7 @@ STAGES: tuple[dict[str, Checker], ...] = (
     {"settings": _settings, "rpc": _rpc},
     {"contract": _contract, "clock": _clock, "finality": _finality},
     {"owner": _owner},
+    {"guard": _guard},
     {"key": _key},
     {"balance": _balance, "nonce": _pending},
     {"backend": _backend, "redis": _redis, "nudges": _nudges, "public-url": _public_url, "alerts": _alerts},

@@ -54,6 +54,7 @@ def gather(database: Database, pid: int | None, now_ms: int, *, settled: int = 1
             "running": pid is not None,
             "pid": pid or state.get("pid") if pid is not None else None,
             "mode": state.get("mode") if pid is not None else None,
+            "signing": state.get("signing") if pid is not None else None,
             "paused": meta.get("paused") == "1",
             "updated_ms": state.get("updated_ms"),
             "stale": pid is not None and now_ms - int(state.get("updated_ms") or 0) > STALE_MS,

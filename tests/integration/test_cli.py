@@ -286,13 +286,14 @@ def test_status__no_keeper_runs__says_so(one: Record, tmp_path: Path) -> None:
 
 
 def test_status__keeper_runs__has_its_pid_and_mode(one: Record, tmp_path: Path) -> None:
-    one.status(mode="watching", updated_ms=round(time.time() * 1000))
+    one.status(mode="watching", signing="guarded", updated_ms=round(time.time() * 1000))
     with daemon_of(one):
         data = on(one, tmp_path, "status", "--json").json()
     assert data["daemon"] | {"updated_ms": None} == {
         "running": True,
         "pid": os.getpid(),
         "mode": "watching",
+        "signing": "guarded",
         "paused": False,
         "updated_ms": None,
         "stale": False,

@@ -15,10 +15,12 @@ from typing import Any
 import aiohttp
 from sqlmodel import col, select
 
+from bot.chain import guard
 from bot.chain.fees import GWEI, Caps
+from bot.chain.guard_code import delegate_of
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
-from bot.chain.sender import Direct, Outcome, Sender, SenderConfig, ended_in
+from bot.chain.sender import Carrier, Direct, Guarded, Outcome, Sender, SenderConfig, ended_in
 from bot.chain.signer import KeySigner
 from bot.domain.facts import SessionKey
 from bot.domain.urgency import Urgency
@@ -37,6 +39,7 @@ class Recorded:
     """Answers and remembers what the sender asks and tells."""
 
     due: bool = True
+    alive: set[SessionKey] = field(default_factory=set)  # no longer due, of all
     paused: bool = False
     waits: bool = True
     reports: list[tuple[SessionKey, int, str, str | None]] = field(default_factory=list)
@@ -49,10 +52,10 @@ class Recorded:
     texts: list[str] = field(default_factory=list)
 
     def still_due(self, key: SessionKey) -> bool:
-        return self.due and not self.paused
+        return self.due and not self.paused and key not in self.alive
 
     def withdrawn(self, key: SessionKey) -> bool:
-        return not self.due
+        return not self.due or key in self.alive
 
     def urgency(self, key: SessionKey) -> Urgency:
         return self.urgent.get(key, Urgency.BILLED)
@@ -133,7 +136,7 @@ class Proxy:
 class Bench:
     """A sender on a database of its own, that can be killed and made anew."""
 
-    def __init__(self, world: World, folder: Path) -> None:
+    def __init__(self, world: World, folder: Path, key: str) -> None:
         self.world = world
         self.born = world.node.number()
         self.path = folder / "keeper.db"
@@ -142,6 +145,7 @@ class Bench:
         self.writer = Writer(self.database)
         self.hooks = Recorded()
         self.config: dict[str, Any] = {}
+        self.key = key
         self.urls = [world.node.url]
         self._rpcs: list[Rpc] = []
         self._task: asyncio.Task[None] | None = None
@@ -164,10 +168,22 @@ class Bench:
         self._rpcs.append(rpc)
         contract = LangDAO(rpc, self.world.contract)
         clock = lambda: time.time_ns() // 1_000_000  # noqa: E731
-        signer = KeySigner(OWNER_KEY)
-        carrier = Direct(contract.address, self.world.owner, config["gas_limit"])
+        signer = KeySigner(self.key)
+        carrier = self._carrier(rpc, signer.address, config["gas_limit"])
         self.sender = Sender(rpc, self.writer, contract, carrier, signer, SenderConfig(**config), self.hooks, clock)
         self._task = asyncio.create_task(self.sender.run())
+
+    def _carrier(self, rpc: Rpc, key: str, gas_limit: int) -> Carrier:
+        """As `carrier_for` chooses, without waiting."""
+        owner, contract = self.world.owner, self.world.contract
+        delegate = delegate_of(self.code(owner))
+        seen = guard.read(owner, self.code(owner), self.code(delegate) if delegate else b"")
+        if seen.admits(key, contract):
+            return Guarded(rpc, contract, seen, key, gas_limit)
+        return Direct(contract, owner, gas_limit)
+
+    def code(self, address: str) -> bytes:
+        return bytes.fromhex(self.world.node.rpc("eth_getCode", address, "latest")[2:])
 
     async def kill(self) -> None:
         assert self._task is not None
@@ -247,7 +263,7 @@ class Bench:
         return [number for receipt in receipts for number in ended_in(receipt, self.world.contract)]
 
     def nonce(self, tag: str = "latest") -> int:
-        return int(self.world.node.rpc("eth_getTransactionCount", self.world.owner, tag), 16)
+        return int(self.world.node.rpc("eth_getTransactionCount", self.sender.address, tag), 16)
 
     def pay(self, sender: str, signature: str, *values: Any, fee: int = HIGH_FEE) -> str:
         """A transaction of somebody else who bids this much."""
@@ -267,12 +283,12 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def benched(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
+async def benched(chain: World, tmp_path: Path, key: str = OWNER_KEY) -> AsyncIterator[Bench]:
     """A bench whose blocks are taken back afterwards."""
     snapshot = chain.node.snapshot()
     chain.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # Anvil doesn't take its next fee back with the chain
     chain.node.mine()
-    bench = Bench(chain, tmp_path)
+    bench = Bench(chain, tmp_path, key)
     try:
         yield bench
     finally:

@@ -31,8 +31,22 @@ then, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is g
 from __future__ import annotations
 
 from bot.chain.sender.carrier import Carrier, Direct
+from bot.chain.sender.guarded import Guarded
+from bot.chain.sender.make import make_sender
+from bot.chain.sender.mode import carrier_for
 from bot.chain.sender.proof import ended_in
 from bot.chain.sender.sender import Sender
 from bot.chain.sender.terms import Hooks, Outcome, SenderConfig
 
-__all__ = ["Carrier", "Direct", "Hooks", "Outcome", "Sender", "SenderConfig", "ended_in"]
+__all__ = [
+    "Carrier",
+    "Direct",
+    "Guarded",
+    "Hooks",
+    "Outcome",
+    "Sender",
+    "SenderConfig",
+    "carrier_for",
+    "ended_in",
+    "make_sender",
+]

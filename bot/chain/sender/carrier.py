@@ -51,11 +51,11 @@ class Carrier(Protocol):
     def call(self, keys: Sequence[SessionKey]) -> Call: ...
 
     def checks(self, at: At) -> list[tuple[str, Sequence[Any]]]:
-        """What has to be asked with the look before signing, if it isn't known for this head."""
+        """What has to be asked about this head before anything is signed at it."""
         ...
 
-    async def why_not(self, at: At, answers: Sequence[Any] | None = None) -> str | None:
-        """Why nothing can be ended now, None if it can. `answers`: those to `checks`, else it asks by itself."""
+    async def why_not(self, at: At, answers: Sequence[Any]) -> str | None:
+        """Why nothing can be ended now, by the answers to `checks`; None if it can."""
         ...
 
 
@@ -81,5 +81,5 @@ class Direct:
     def checks(self, at: At) -> list[tuple[str, Sequence[Any]]]:
         return []
 
-    async def why_not(self, at: At, answers: Sequence[Any] | None = None) -> str | None:
+    async def why_not(self, at: At, answers: Sequence[Any]) -> str | None:
         return None

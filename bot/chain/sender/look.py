@@ -87,17 +87,16 @@ class Looks:
         """Nonce, balance, market and the carrier's checks; asked once for each head."""
         if self._standing is None or self._standing.at != at:
             here = pinned(at.hash)
-            checks = self._carrier.checks(at)
             nonce, balance, history, *checked = await self.pinned(
                 [
                     ("eth_getTransactionCount", (self._address, here)),
                     ("eth_getBalance", (self._address, here)),
                     ("eth_feeHistory", ("0x5", "pending", list(PERCENTILES))),
-                    *checks,
+                    *self._carrier.checks(at),
                 ]
             )
             market = _market(history) or Market.of_price(int(await self._rpc.call("eth_gasPrice"), 16))
-            why_not = await self._carrier.why_not(at, checked if checks else None)
+            why_not = await self._carrier.why_not(at, checked)
             self._standing = Standing(at, count(nonce), count(balance), market, why_not)
         return self._standing
 

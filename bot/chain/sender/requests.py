@@ -113,7 +113,7 @@ class Requests:
             raise later
 
     async def _drafts(self, passed: Sequence[Item], standing: Standing, nonce: int, done: list[Outcome]) -> list[Draft]:
-        """The transactions for these, as many as there is room for: sessions of one urgency share one."""
+        """The transactions for these, as many as there is room for: who bids the same shares one."""
         purse, room = await self._funds.purse(standing.balance), self.room
         drafts: list[Draft] = []
         for item in passed:
