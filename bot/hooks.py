@@ -4,8 +4,7 @@
     SenderHooks    sender → reconciler, alerts
     ChainHooks     follower → reconciler, details, balances, sender; the skew between the chain's clock and ours
     FeedHooks      feeds → reconciler, in the order in which things were told
-    Messages       what a nudge says now
-    SocketChannel  nudger, plans → the socket that the keeper listens on
+    SocketLine     nudger, plans → the socket that the keeper listens on
 
 Promises: nothing is decided here. What a part that doesn't exist would do is left undone.
 """
@@ -19,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from bot.domain import bill
 from bot.domain.facts import Hint, Kind, SessionKey
 from bot.domain.urgency import Urgency
 from bot.errors import TryAgain
 from bot.feeds import wire
-from bot.nudges.message import Message
 from bot.ops.alerts import Alerts
 from bot.reconciler import Reconciler
 
@@ -200,51 +197,24 @@ class FeedHooks:
             log.warning("record.unread", reason=str(error))
 
 
-class Messages:
-    """What a nudge says now."""
-
-    def __init__(self, reconciler: Reconciler, clock_ms: Callable[[], int]) -> None:
-        self._reconciler = reconciler
-        self._clock = clock_ms
-
-    def compose(self, key: SessionKey, action_id: int, payload: dict[str, Any]) -> Message | None:
-        """None when its session has ended."""
-        live = self._reconciler.about(key)
-        if live is None or live.session.ended:
-            return None
-        conditions = self._reconciler.conditions
-        rate, now_s = live.session.rate, (self._clock() + conditions.skew_ms) // 1000
-        started = live.started_at or now_s
-        return Message(
-            id=f"nudge-{action_id}",
-            key=key,
-            room=self._reconciler.room_of(key),
-            reason=str(payload.get("reason")),
-            ask=bool(payload.get("ask")),
-            elapsed_s=max(0, now_s - started),
-            cost=None if rate is None else bill.cost(rate, started, now_s),
-            per_minute=None if rate is None else rate * 60,
-            due_ms=payload.get("due_ms") if conditions.hold is None else None,
-            link=None,
-        )
-
-
-class SocketChannel:
-    """Nudges go over the socket that the keeper listens on; it is made after the nudger."""
+class SocketLine:
+    """What is said over the socket that the keeper listens on; it is made after those who say it."""
 
     def __init__(self, socket: Callable[[], SocketFeed | None]) -> None:
         self._socket = socket
 
-    async def nudge(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        socket = self._socket()
-        if socket is None:
-            raise TryAgain("the backend's socket isn't connected yet")
-        answer: dict[str, Any] = await socket.nudge(message, timeout_s)
-        return answer
+    async def call(self, event: str, message: dict[str, Any], timeout_s: float) -> Any:
+        return await self._made().call(event, message, timeout_s)
+
+    async def emit(self, event: str, message: dict[str, Any]) -> None:
+        await self._made().emit(event, message)
 
     async def plan(self, message: dict[str, Any]) -> None:
         """What is planned for a session, for its participants' pages. Raises TryAgain."""
+        await self.emit(wire.PLAN, message)
+
+    def _made(self) -> SocketFeed:
         socket = self._socket()
         if socket is None:
             raise TryAgain("the backend's socket isn't connected yet")
-        await socket.tell(wire.PLAN, message)
+        return socket

@@ -1,6 +1,6 @@
 """The composition root: wires the parts, runs them, stops them. The only place that knows them all.
 
-    chain logs ─▶ Follower ─┐                                  ┌─▶ Nudger ─▶ SocketFeed.nudge (keeper:nudge)
+    chain logs ─▶ Follower ─┐                                  ┌─▶ Nudger ─▶ sockets, webhook, Apprise
     socket.io  ─▶ SocketFeed ├─▶ Reconciler ─▶ (store) actions ─┼─▶ Sender ─▶ the chain
     HTTP posts ─▶ webhook   │    facts, links, decisions         └─▶ Alerts ─▶ log, Apprise
     Redis      ─▶ MappingFeed│
@@ -27,7 +27,7 @@ from bot.domain.facts import Hint
 from bot.domain.feeds import SOCKET, WEBHOOK
 from bot.errors import Misconfigured, TryAgain
 from bot.ground import Ground, opened
-from bot.hooks import ChainHooks, EffectHooks, FeedHooks, Messages, SenderHooks, SocketChannel
+from bot.hooks import ChainHooks, EffectHooks, FeedHooks, SenderHooks, SocketLine
 from bot.settings import Settings, webhook_secret_file
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
     from bot.feeds.tee import Tee
+    from bot.nudges.bills import Bills
     from bot.nudges.nudger import Nudger
     from bot.plans import Plans
 
@@ -140,7 +141,9 @@ class Keeper:
         self.balances: Balances | None = None
         self.socket: SocketFeed | None = None
         self.mapping: MappingFeed | None = None
+        self.line = SocketLine(lambda: self.socket)
         self.nudger: Nudger | None = None
+        self.bills: Bills | None = None
         self.plans: Plans | None = None
         self.tee: Tee | None = None
         self.aftermath: Aftermath | None = None
@@ -226,8 +229,8 @@ class Keeper:
                 await asyncio.sleep(1)
         conditions = self.reconciler.conditions
         conditions.watching = self.sender is None
-        conditions.reachable = self._listen and self._reaches_participants()
-        self._make_nudger()
+        if self._listen:
+            self._make_nudger()
         await self.inbox.load_paused()
         await self.reconciler.load(await self._ground.writer(last_seen_s))
         if self.balances is not None:
@@ -255,6 +258,7 @@ class Keeper:
             ("details", self.details),
             ("balances", self.balances),
             ("socket", self.socket),
+            ("bills", self.bills),
             ("plans", self.plans),
             ("mapping", self.mapping),
             ("tee", self.tee),
@@ -328,25 +332,20 @@ class Keeper:
         self.chain_hooks.details, self.chain_hooks.balances = self.details, self.balances
 
     def _make_nudger(self) -> None:
-        from bot.nudges.nudger import Nudger
+        from bot import nudging
 
-        messages = Messages(self.reconciler, clock_ms)
-        self.nudger = self.effects.nudger = Nudger(
-            SocketChannel(lambda: self.socket) if self.reconciler.conditions.reachable else None,
-            messages.compose,
-            self.reconciler.outcome,
-            window_ms=self.reconciler.policy.nudge_window_ms,
-            clock_ms=clock_ms,
-        )
+        settings, writer, link = self._settings, self._ground.writer, self.questions.link
+        made = nudging.make(settings, self.reconciler, writer, self.line, link, self.alerts, clock_ms)
+        self.nudger, self.bills = made
+        self.effects.nudger = self.nudger
 
     def _make_plans(self) -> None:
-        if not self._reaches_participants():
+        if not self._has_gateway():
             return
         from bot.plans import Plans
 
         ground = self._ground
-        channel = SocketChannel(lambda: self.socket)
-        self.plans = Plans(self.reconciler, ground.writer, ground.identity, channel.plan, clock_ms)
+        self.plans = Plans(self.reconciler, ground.writer, ground.identity, self.line.plan, clock_ms)
         self.reconciler.when_decided(self.plans.touched)
         self.feed_hooks.on_socket_up = self.plans.connected
 
@@ -411,7 +410,7 @@ class Keeper:
 
         return still_here_routes(self.questions)
 
-    def _reaches_participants(self) -> bool:
+    def _has_gateway(self) -> bool:
         return self._settings.socket_url is not None and self._settings.gateway_token is not None
 
     async def _tidy(self) -> None:

@@ -17,7 +17,7 @@ from bot.domain.facts import SessionKey
 from bot.domain.identity import Identity
 from bot.domain.plan import Bill, Plan, State, hold_of, state_of
 from bot.errors import TryAgain
-from bot.nudges.message import why
+from bot.nudges.texts import why
 from bot.reconciler import Reconciler
 from bot.store import records
 from bot.store.db import Writer

@@ -8,6 +8,7 @@ Doesn't promise: that a setting is true of the world. `run` and `doctor` look.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -124,6 +125,24 @@ class Settings(BaseSettings):
         None,
         description="http(s) address under which others reach this keeper: `webhook` prints it, and the links by which "
         "participants answer a question (`/v/…`) begin with it",
+    )
+
+    # Nudges, besides those by GATEWAY_TOKEN: docs/nudges.md
+    nudge_chat: bool = Field(
+        False,
+        description="1: nudges go out as `chat:message` too, which the newest observed backend relays; a participant "
+        "who isn't connected is missed, and then everybody gets it",
+    )
+    nudge_event: str | None = Field(
+        None,
+        description="name of an event that the backend at SOCKET_URL relays to its `to`; nudges go out as that too",
+    )
+    nudge_webhook_url: SecretStr | None = Field(None, description="your own program, which gets each nudge as JSON")
+    nudge_webhook_secret: SecretStr | None = Field(
+        None, description="what its requests are signed with: `whsec_` and base64, or any text of 24 characters or more"
+    )
+    contacts_file: Path | None = Field(
+        None, description="file of participants' addresses, languages and Apprise URLs; mode 0600"
     )
 
     # Store and alerts
@@ -243,7 +262,32 @@ class Settings(BaseSettings):
                 raise ValueError("is not a URL (scheme://host...)")
         return value
 
-    @field_validator("remote_signer_url")
+    @field_validator("nudge_webhook_secret")
+    @classmethod
+    def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value().strip()
+        if text.startswith("whsec_"):
+            try:
+                short = len(base64.b64decode(text.removeprefix("whsec_"), validate=True)) < 24
+            except ValueError:
+                raise ValueError("is not base64 after whsec_") from None
+        else:
+            short = len(text) < 24
+        if short:
+            raise ValueError("is shorter than 24 characters. Make one: openssl rand -hex 32")
+        return SecretStr(text)
+
+    @field_validator("nudge_event")
+    @classmethod
+    def _event_name(cls, value: str | None) -> str | None:
+        name = value.strip() if value else ""
+        if name in ("connect", "disconnect", "message", "error"):
+            raise ValueError("is a name of Socket.IO's own. Choose another one")
+        return name or None
+
+    @field_validator("remote_signer_url", "nudge_webhook_url")
     @classmethod
     def _http_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
@@ -292,6 +336,15 @@ class Settings(BaseSettings):
             host, _, port = self.gateway_bind.rpartition(":")
             self.socket_url = SecretStr(f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}")
         return self
+
+    def webhook_key(self) -> str:
+        """What nudges to NUDGE_WEBHOOK_URL are signed with. Raises Misconfigured when it isn't set."""
+        if self.nudge_webhook_secret is None:
+            raise Misconfigured(
+                "NUDGE_WEBHOOK_URL is set and NUDGE_WEBHOOK_SECRET is not: they go together. "
+                "Make one with `openssl rand -hex 32`, and give it to the program too"
+            )
+        return self.nudge_webhook_secret.get_secret_value()
 
     def policy(self) -> Policy:
         """The times of `decide`, in milliseconds."""

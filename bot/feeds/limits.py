@@ -1,7 +1,8 @@
-"""How often we may ask others for something."""
+"""How often we may ask others for something, and what they say about it."""
 
 from __future__ import annotations
 
+import email.utils
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,3 +26,16 @@ class Window:
     def use(self) -> None:
         """One went."""
         self._used.append(self._clock_s())
+
+
+def retry_after_ms(header: str | None, now_ms: int) -> int | None:
+    """`Retry-After` in ms from now, of seconds or of a date; None for what is neither."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit() and len(text) < 9:
+        return int(text) * 1000
+    try:
+        return max(0, round(email.utils.parsedate_to_datetime(text).timestamp() * 1000) - now_ms)
+    except (ValueError, TypeError, OverflowError):
+        return None

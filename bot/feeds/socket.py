@@ -3,7 +3,7 @@
 Promises: a passive client of either dialect that connects and reconnects, the first time too, with backoff and
 jitter; each event that is a hint goes to `take` in the order of arrival, each known but malformed one is counted
 and logged as `socket.refused`, all other chatter is counted. A stalled connection is noticed by the server's own
-ping interval. `nudge` returns the backend's acknowledgement or raises TryAgain.
+ping interval. What this side says goes out by `call` and `emit`, within the backend's limit, or raises TryAgain.
 Doesn't promise that nothing was missed: there is no replay. Whoever is told by `on_state(True)` has to look
 elsewhere (record, Redis, chain) for what was said in the meantime.
 """
@@ -110,11 +110,31 @@ class SocketFeed:
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
 
-    async def nudge(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Sends `keeper:nudge` and returns what the backend acknowledged.
+    async def call(self, event: str, message: dict[str, Any], timeout_s: float) -> Any:
+        """Says `event` and returns what the backend acknowledged, or None: no answer in `timeout_s`, or cut off.
 
-        Raises TryAgain when there is no connection, it is lost meanwhile, or no answer came in `timeout_s`.
+        Raises TryAgain when it wasn't said: no connection, or as much was said as the backend allows.
         """
+        client = self._ready()
+        call = asyncio.create_task(client.call(event, message, timeout=timeout_s))
+        try:
+            # The library waits on after a disconnect, for an answer that can't come any more.
+            await self._first_of(call, self._lost)
+            return call.result() if call.done() else None
+        except (socketio.exceptions.SocketIOError, OSError):
+            return None
+        finally:
+            call.cancel()
+
+    async def emit(self, event: str, message: dict[str, Any]) -> None:
+        """Says `event`. Raises TryAgain when it wasn't said."""
+        client = self._ready()
+        try:
+            await client.emit(event, message)
+        except (socketio.exceptions.SocketIOError, OSError) as error:
+            raise TryAgain(f"the backend's socket failed ({type(error).__name__})") from None
+
+    def _ready(self) -> socketio.AsyncClient:
         client = self._client
         if client is None or not self.up:
             raise TryAgain("the backend's socket is down")
@@ -123,30 +143,7 @@ class SocketFeed:
                 self.counters["held_back"] += 1
                 raise TryAgain("as many events as the backend allows were sent in the last minute")
             self._window.use()
-        call = asyncio.create_task(client.call(wire.NUDGE, message, timeout=timeout_s))
-        try:
-            # The library waits on after a disconnect, for an answer that can't come any more.
-            await self._first_of(call, self._lost)
-            if not call.done():
-                raise TryAgain("the backend's socket went down before it answered")
-            answer = call.result()
-        except (socketio.exceptions.SocketIOError, OSError) as error:
-            raise TryAgain(f"the backend gave no answer ({type(error).__name__})") from None
-        finally:
-            call.cancel()
-        if not isinstance(answer, dict):
-            raise TryAgain("the backend's answer is not an object")
-        return answer
-
-    async def tell(self, event: str, message: dict[str, Any]) -> None:
-        """Sends an event that wants no answer. Raises TryAgain when there is no connection."""
-        client = self._client
-        if client is None or not self.up:
-            raise TryAgain("the backend's socket is down")
-        try:
-            await client.emit(event, message)
-        except (socketio.exceptions.SocketIOError, OSError) as error:
-            raise TryAgain(f"the backend's socket is going down ({type(error).__name__})") from None
+        return client
 
     async def _one_connection(self) -> None:
         # A fresh client each time: the library's own reconnection stops for good after a polite

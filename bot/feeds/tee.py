@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import random
 import time
 from collections import Counter
@@ -35,7 +34,7 @@ import structlog
 from bot.domain.facts import Hint, Kind, SessionKey
 from bot.errors import TryAgain
 from bot.feeds import wire
-from bot.feeds.limits import Window
+from bot.feeds.limits import Window, retry_after_ms
 from bot.settings import shown
 
 log = structlog.get_logger(__name__)
@@ -385,19 +384,6 @@ class Tee:
             )
         elif self._starved and len(alive) <= carried * 0.9 and not late:
             self._starved = False
-
-
-def retry_after_ms(header: str | None, now_ms: int) -> int | None:
-    """`Retry-After` in ms from now, of seconds or of a date; None for what is neither."""
-    if header is None:
-        return None
-    text = header.strip()
-    if text.isascii() and text.isdigit() and len(text) < 9:
-        return int(text) * 1000
-    try:
-        return max(0, round(email.utils.parsedate_to_datetime(text).timestamp() * 1000) - now_ms)
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _delay_ms(tries: int) -> int:

@@ -37,6 +37,7 @@ BIND: Final = "user:connect"
 CREATE: Final = "session:create"
 NUDGE: Final = "keeper:nudge"
 PLAN: Final = "keeper:session"
+CHAT: Final = "chat:message"
 ERROR: Final = "error"
 
 # HTTP.

@@ -1,1 +1,1 @@
-"""Messages to the participants: one message model, one file per channel."""
+"""Messages to the participants: one message model, one file per channel, texts in `locales`."""

@@ -1,98 +1,132 @@
-"""What a nudge says.
+"""What a nudge says, as data: words and languages are `bot.nudges.texts`.
 
-Promises: pure; amounts are base units with 6 decimals shown as PYUSD; the text says why, what it costs, and what
-happens next and when. Nothing in it is secret.
+Promises: pure; amounts are base units, times epoch ms or seconds as named. Nothing in a `Message` is secret: what is
+(a participant's own link) is in the `Note` that goes to that participant alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from bot.domain.facts import SessionKey
-
-DECIMALS = 6
-
-WHY = {
-    "ended": "The lesson was reported as ended.",
-    "contradiction": "The lesson was reported as ended, but somebody still seems to be in it.",
-    "silence": "Nothing has been heard of the call for a while.",
-    "timeout": "The backend lost the call.",
-    "drained": "The student's balance is (nearly) used up.",
-    "anonymous-end": "Somebody said that the lesson has ended.",
-    "told": "A participant or the operator asked to end it.",
-    "orphan": "Nothing was ever heard of the call.",
-}
-LOST = "A participant's connection was lost."
+from bot.domain.address import Address
+from bot.domain.facts import Role, SessionKey
+from bot.nudges import texts
 
 
-def why(reason: str) -> str:
-    """The rule's name in words."""
-    return WHY.get(reason, LOST)
+class Purpose(StrEnum):
+    """What a message wants."""
+
+    PAY = "pay"  # end the session and pay
+    ASK = "ask"  # say whether the lesson goes on
+    BILL = "bill"  # nothing: it is over, and this is what it has cost
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A nudge, ready for any channel. Amounts in base units, times in epoch ms or seconds as named."""
+    """What there is to say to both participants."""
+
+    action_id: int
+    key: SessionKey
+    purpose: Purpose
+    reason: str  # the rule's name, as decided
+    room: str | None
+    elapsed_s: int
+    cost: int | None  # so far; in a bill: what was paid
+    per_minute: int | None = None
+    due_ms: int | None = None  # when the keeper ends it, if it will
+    tx_hash: str | None = None  # of the end, in a bill
+    page: str | None = None  # the session's page
+
+    @property
+    def id(self) -> str:
+        """The same whenever the same is said again, and never that of something else."""
+        return f"{'bill' if self.purpose is Purpose.BILL else 'nudge'}-{self.key.session_id}-{self.action_id}"
+
+    def recipients(self) -> tuple[tuple[Address, Role], ...]:
+        """Both participants; one who teaches himself is told once."""
+        student, tutor = (self.key.student, Role.STUDENT), (self.key.tutor, Role.TUTOR)
+        return (student,) if self.key.student == self.key.tutor else (student, tutor)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A message on its way to one participant. `id` is its idempotency key on every channel.
+
+    `locale` is what this reader chose, None if that isn't known. `link` is this participant's own, to answer a
+    question by; it is set only on channels that nobody else reads.
+    """
 
     id: str
-    key: SessionKey
-    room: str | None
-    reason: str
-    ask: bool
-    elapsed_s: int
-    cost: int | None
-    per_minute: int | None
-    due_ms: int | None
+    message: Message
+    to: Address
+    role: Role
+    locale: str | None
     link: str | None
+    now_ms: int
 
-    def text(self, now_ms: int) -> str:
-        """The message in English."""
-        lines = [why(self.reason)]
-        running = f"Session {self.key.session_id} has run for {duration(self.elapsed_s)} and is still being billed"
-        if self.per_minute is not None and self.cost is not None:
-            running += f", {pyusd(self.per_minute)} PYUSD a minute, {pyusd(self.cost)} PYUSD so far"
-        lines.append(running + ".")
-        if self.ask:
-            lines.append("Is the lesson still going on? If not, please end it and pay.")
-        elif self.due_ms is not None:
-            left = duration(max(0, self.due_ms - now_ms) // 1000)
-            lines.append(f"Please end it and pay; in {left} the keeper ends it.")
-        else:
-            lines.append("Please end it and pay.")
-        if self.link:
-            lines.append(self.link)
-        return " ".join(lines)
+    @property
+    def subject(self) -> str:
+        return texts.subject(self.message.key.session_id, self.locale)
 
-    def payload(self, now_ms: int) -> dict[str, object]:
-        """The message as JSON, for channels that carry it to a program."""
-        return {
+    @property
+    def text(self) -> str:
+        return self._in(self.locale)
+
+    def payload(self) -> dict[str, object]:
+        """The note as JSON, for channels that carry it to a program.
+
+        `text` is in the reader's language. Where that isn't known it is English, and `texts` has all there are, for
+        a program that knows better: a browser does.
+        """
+        message = self.message
+        said: dict[str, object] = {
             "id": self.id,
-            "sessionId": self.key.session_id,
-            "room": self.room,
-            "to": [self.key.student, self.key.tutor],
-            "studentAddress": self.key.student,
-            "tutorAddress": self.key.tutor,
-            "kind": "ask" if self.ask else "pay",
-            "reason": self.reason,
-            "elapsedSeconds": self.elapsed_s,
-            "cost": None if self.cost is None else str(self.cost),
-            "costPerMinute": None if self.per_minute is None else str(self.per_minute),
-            "endsAt": self.due_ms,
-            "text": self.text(now_ms),
-            "link": self.link,
+            "sessionId": message.key.session_id,
+            "room": message.room,
+            "to": [self.to],
+            "role": self.role.value,
+            "studentAddress": message.key.student,
+            "tutorAddress": message.key.tutor,
+            "kind": message.purpose.value,
+            "reason": message.reason,
+            "elapsedSeconds": message.elapsed_s,
+            "cost": None if message.cost is None else str(message.cost),
+            "costPerMinute": None if message.per_minute is None else str(message.per_minute),
+            "endsAt": message.due_ms,
+            "transactionHash": message.tx_hash,
+            "text": self.text,
+            "locale": self.locale or texts.DEFAULT,
+            "page": message.page,
+            "link": self.link or message.page,
         }
+        return said if self.locale else said | {"texts": self._in_all()}
 
+    def _in_all(self) -> Mapping[str, str]:
+        return {locale: self._in(locale) for locale in texts.LOCALES}
 
-def duration(seconds: int) -> str:
-    """`1 h 4 min`, `12 min 4 s`, `9 s`."""
-    hours, rest = divmod(seconds, 3600)
-    minutes, left = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
-
-
-def pyusd(amount: int) -> str:
-    """Base units as PYUSD: `0.724`."""
-    whole, part = divmod(amount, 10**DECIMALS)
-    return f"{whole}.{part:06d}".rstrip("0").ljust(len(str(whole)) + 4, "0")
+    def _in(self, locale: str | None) -> str:
+        message = self.message
+        if message.purpose is Purpose.BILL:
+            return texts.bill(
+                locale,
+                session_id=message.key.session_id,
+                elapsed_s=message.elapsed_s,
+                paid=message.cost or 0,
+                tx_hash=message.tx_hash,
+                page=message.page,
+            )
+        return texts.nudge(
+            locale,
+            reason=message.reason,
+            asks=message.purpose is Purpose.ASK,
+            session_id=message.key.session_id,
+            elapsed_s=message.elapsed_s,
+            cost=message.cost,
+            per_minute=message.per_minute,
+            due_ms=message.due_ms,
+            now_ms=self.now_ms,
+            answer=self.link,
+            page=message.page,
+        )

@@ -372,17 +372,20 @@ async def _backend(patient: _Patient) -> Check:
 
 
 async def _nudges(patient: _Patient) -> Check:
-    settings = patient.settings
-    if settings.socket_url is None:
-        return Check("nudges", "warning", "no channel reaches a participant: SOCKET_URL is not set", "Set SOCKET_URL")
-    if settings.gateway_token is None:
-        return Check(
-            "nudges",
-            "warning",
-            "no channel reaches a participant: GATEWAY_TOKEN is not set",
-            "Set GATEWAY_TOKEN, if the backend at SOCKET_URL is the bundled one; others pass on no nudges",
+    from bot.ops.reach import ways
+
+    try:
+        found = await asyncio.to_thread(ways, patient.settings)
+    except Misconfigured as error:
+        return Check("nudges", "failed", str(error), "See docs/nudges.md")
+    if not found:
+        value = "no channel reaches a participant: there is no nudge window, and the grace alone is given"
+        remedy = (
+            "Set GATEWAY_TOKEN, if the backend at SOCKET_URL is the bundled one; other backends pass on no nudges. "
+            "Other ways: docs/nudges.md"
         )
-    return Check("nudges", "ok", "by the bundled backend, with GATEWAY_TOKEN")
+        return Check("nudges", "warning", value, remedy)
+    return Check("nudges", "ok", "; ".join(found))
 
 
 async def _public_url(patient: _Patient) -> Check:

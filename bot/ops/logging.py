@@ -71,6 +71,16 @@ class Redactor:
             if len(part) >= 16:
                 self.add(part)
 
+    def add_opaque(self, url: str) -> None:
+        """Of `url`, only the scheme may be shown: in an Apprise URL the host can be the secret."""
+        scheme = url.partition("://")[0]
+        self.add(url, f"{scheme}://{HIDDEN}")
+        pieces = urlsplit(url)
+        self.add(pieces.password)
+        for part in re.split(r"[/?&=:@]+", url.partition("://")[2]):
+            if len(part) >= 16 and "." not in part:
+                self.add(part)
+
     def add_settings(self, settings: Settings) -> None:
         """Takes in every secret setting."""
         for name in type(settings).model_fields:
@@ -79,7 +89,9 @@ class Redactor:
                 continue
             text = value.get_secret_value()
             for part in re.split(r"[,\s]+", text):
-                if "://" in part:
+                if name == "apprise_urls":
+                    self.add_opaque(part)
+                elif "://" in part:
                     self.add_url(part)
                 else:
                     self.add(part.removeprefix("0x") if len(part) == 66 else part)

@@ -121,7 +121,9 @@ def _fact_text(fact: Row) -> str:
         case "paying":
             return f"{who} is paying: an endSession of theirs waits in the pool"
         case "nudge":
-            return _nudge_text(payload)
+            return _said(payload, "the question whether the lesson goes on" if payload.get("ask") else "the nudge")
+        case "bill":
+            return _said(payload, "the bill")
         case "settlement":
             more = payload.get("set_aside") or payload.get("error") or payload.get("reason") or payload.get("tx_hash")
             return f"settling: {payload.get('outcome', 'unknown')}" + (f" ({more})" if more else "")
@@ -135,15 +137,26 @@ def _fact_text(fact: Row) -> str:
             return kind
 
 
-def _nudge_text(payload: dict[str, Any]) -> str:
-    what = "the question whether the lesson goes on" if payload.get("ask") else "the nudge"
+def _said(payload: dict[str, Any], what: str) -> str:
+    """What came of a nudge or bill, on one channel."""
+    if payload.get("channel"):
+        what += f" by {payload['channel']}"
+    missed = ", ".join(f"{short(who)}: {said}" for who, said in _items(payload.get("missed")))
+    why = payload.get("why") or missed
     if payload.get("dropped"):
-        return f"{what} came too late and wasn't sent"
-    if payload.get("delivered"):
-        reached = ", ".join(short(str(one)) for one in payload.get("reached") or ())
-        return f"{what} reached {reached or 'somebody'}"
-    why = payload.get("why") or ", ".join(f"{short(who)}: {said}" for who, said in _items(payload.get("missed")))
-    return f"{what} reached nobody" + (f" ({why})" if why else "")
+        return f"{what} couldn't be sent in time" + (f" ({why})" if why else "")
+    found = []
+    if payload.get("reached") or (payload.get("delivered") and not payload.get("channel")):
+        found.append(f"reached {_names(payload.get('reached')) or 'somebody'}")
+    if payload.get("sent"):
+        found.append(f"was sent to {_names(payload['sent'])}, without word of its arrival")
+    if not found:
+        return f"{what} reached nobody" + (f" ({why})" if why else "")
+    return f"{what} {' and '.join(found)}" + (f"; not {missed}" if missed else "")
+
+
+def _names(addresses: object) -> str:
+    return ", ".join(short(str(one)) for one in addresses) if isinstance(addresses, list) else ""
 
 
 def _items(value: object) -> Iterable[tuple[str, object]]:

@@ -14,8 +14,8 @@ from sqlalchemy import inspect, text
 from bot.errors import Misconfigured
 from bot.store.db import Database
 
-HEAD = "0003"
-_KNOWN = ("0001", "0002", "0003")
+HEAD = "0004"
+_KNOWN = ("0001", "0002", "0003", "0004")
 
 
 def version(database: Database) -> str | None:

@@ -267,3 +267,15 @@ class LinkRow(Table, table=True):
     made_ms: int = Field(sa_column=_big(nullable=False))
     expires_ms: int = Field(sa_column=_big(nullable=False, index=True))
     answered_ms: int | None = Field(default=None, sa_column=_big())
+
+
+class DeliveryRow(Table, table=True):
+    """A nudge or bill on its way to one participant by one channel. It was stored before it was said."""
+
+    __tablename__ = "deliveries"
+    action_id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    channel: str = Field(primary_key=True)
+    address: str = Field(primary_key=True)
+    begun_ms: int = Field(sa_column=_big(nullable=False))
+    how: str = ""  # delivered, sent, undelivered, dropped; empty while it is under way
+    done_ms: int | None = Field(default=None, sa_column=_big())

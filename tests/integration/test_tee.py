@@ -19,7 +19,8 @@ from starlette.routing import Route
 from bot.domain.facts import Hint, Kind, SessionKey, Source
 from bot.errors import TryAgain
 from bot.feeds import wire
-from bot.feeds.tee import BEAT_WITHIN_MS, Tee, retry_after_ms
+from bot.feeds.limits import retry_after_ms
+from bot.feeds.tee import BEAT_WITHIN_MS, Tee
 from bot.store import schema
 from bot.store.db import Database, Writer
 from bot.store.tee import TeeQueue

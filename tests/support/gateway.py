@@ -58,9 +58,11 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def client(url: str, *, auth: Any = None, acknowledges: bool = True) -> AsyncIterator[Client]:
+async def client(
+    url: str, *, auth: Any = None, acknowledges: bool = True, headers: dict[str, str] | None = None
+) -> AsyncIterator[Client]:
     one = Client(acknowledges)
-    await one.sio.connect(url, auth=auth, wait_timeout=5)
+    await one.sio.connect(url, auth=auth, headers=headers or {}, wait_timeout=5)
     try:
         yield one
     finally:

@@ -274,3 +274,32 @@ def test_open_alerts__session_ended__is_no_longer_open(one: Record) -> None:
     with one.database.read() as session:
         names = [row["name"] for row in queries.open_alerts(session, 0)]
     assert names == ["alert.c", "alert.b"]
+
+
+ANN, BOB = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "text"),
+    [
+        ("nudge", {"channel": "gateway", "outcome": "delivered", "reached": [ANN], "missed": {BOB: "not-connected"}},
+         "the nudge by gateway reached 0x7099…79C8; not 0x3C44…93BC: not-connected"),
+        ("nudge", {"channel": "webhook", "outcome": "sent", "sent": [ANN, BOB]},
+         "the nudge by webhook was sent to 0x7099…79C8, 0x3C44…93BC, without word of its arrival"),
+        ("nudge", {"channel": "gateway", "outcome": "undelivered", "ask": True, "missed": {ANN: "no-ack"}},
+         "the question whether the lesson goes on by gateway reached nobody (0x7099…79C8: no-ack)"),
+        ("nudge", {"channel": "apprise", "outcome": "dropped", "dropped": True, "missed": {ANN: "no answer in time"}},
+         "the nudge by apprise couldn't be sent in time (0x7099…79C8: no answer in time)"),
+        ("nudge", {"outcome": "undelivered", "delivered": False, "why": "no channel reaches participants"},
+         "the nudge reached nobody (no channel reaches participants)"),
+        ("bill", {"channel": "gateway", "outcome": "delivered", "reached": [ANN, BOB]},
+         "the bill by gateway reached 0x7099…79C8, 0x3C44…93BC"),
+    ],
+)  # fmt: skip
+def test_explain__nudge_or_bill__tells_channel_and_participants(
+    one: Record, kind: str, payload: dict[str, Any], text: str
+) -> None:
+    """Delivered per participant and channel recorded as facts"""
+    key = one.session(5)
+    one.fact(kind, key, source="keeper", payload=payload)
+    assert text in [event["text"] for event in explained(one, "5")["timeline"]]

@@ -24,6 +24,7 @@ from bot.feeds import wire
 from bot.feeds.posts import same_secret
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
+from bot.web.gateway.languages import spoken
 from bot.web.gateway.mappings import Mapping
 from bot.web.gateway.plans import Plans
 
@@ -58,6 +59,7 @@ class Sockets:
         self._bound: defaultdict[Address, set[str]] = defaultdict(set)
         self._keepers: set[str] = set()
         self._events: dict[str, Window] = {}
+        self._languages: dict[str, str | None] = {}  # as the browser says at its handshake
         server.on("connect", self._connect)
         server.on("disconnect", self._disconnect)
         server.on("*", self._event)
@@ -65,7 +67,7 @@ class Sockets:
     def __len__(self) -> int:
         return len(self._events)
 
-    async def _connect(self, sid: str, _environ: object = None, auth: object = None) -> None:
+    async def _connect(self, sid: str, environ: object = None, auth: object = None) -> None:
         if self._is_connected(sid):
             return  # an event of a client that merely bears this name
         token = auth.get("token") if isinstance(auth, dict) else auth
@@ -78,12 +80,14 @@ class Sockets:
             self._keepers.add(sid)
             self._plans.keeper_came()
         self._events[sid] = Window(self._config.socket_events_per_minute)
+        self._languages[sid] = environ.get("HTTP_ACCEPT_LANGUAGE") if isinstance(environ, dict) else None
         self.counters["connects"] += 1
 
     async def _disconnect(self, sid: str, *_: object) -> None:
         if self._is_connected(sid):
             return
         self._events.pop(sid, None)
+        self._languages.pop(sid, None)
         if sid in self._keepers:
             self._keepers.remove(sid)
             self._plans.keeper_left()
@@ -199,7 +203,9 @@ class Sockets:
 
     async def _ask(self, sid: str, message: dict[str, Any]) -> bool:
         with contextlib.suppress(socketio.exceptions.SocketIOError, KeyError):
-            await self._server.call(wire.NUDGE, message, to=sid, timeout=self._config.ack_timeout_s)
+            await self._server.call(
+                wire.NUDGE, spoken(message, self._languages.get(sid)), to=sid, timeout=self._config.ack_timeout_s
+            )
             return True
         return False
 

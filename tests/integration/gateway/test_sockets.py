@@ -174,6 +174,20 @@ async def test_nudge__to_two_pages__delivered_to_those_that_acknowledge(url: str
     }
 
 
+async def test_nudge__in_several_languages__each_page_gets_its_browsers(url: str) -> None:
+    """never the lesson's language: by the browser's `Accept-Language`"""
+    texts = {"en": "Hello", "de": "Hallo"}
+    async with (
+        client(url, headers={"Accept-Language": "de-AT,en;q=0.5"}) as student,
+        page(url, TUTOR) as tutor,
+        client(url, auth={"token": TOKEN}) as keeper,
+    ):
+        await student.call("user:connect", {"address": STUDENT})
+        await keeper.call("keeper:nudge", {"id": "n1", "to": [STUDENT, TUTOR], "text": "Hello", "texts": texts})
+        assert student.named("keeper:nudge") == [{"id": "n1", "text": "Hallo", "locale": "de"}]
+        assert tutor.named("keeper:nudge") == [{"id": "n1", "text": "Hello"}]
+
+
 async def test_nudge__address_bound_by_two_pages__one_acknowledgement_is_enough(url: str) -> None:
     async with (
         page(url, STUDENT) as live,
