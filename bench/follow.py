@@ -6,7 +6,6 @@ python -m bench.follow URL CONTRACT DEPLOY_BLOCK DATABASE
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import sys
 import time
@@ -20,7 +19,7 @@ from bot.chain.start import identify
 from bot.domain.address import checksum
 from bot.domain.facts import SessionKey
 from bot.ops import logging
-from bot.ops.indexing import GC_THRESHOLD
+from bot.ops.indexing import for_bulk
 from bot.settings import Settings
 from bot.store import queries, schema
 from bot.store.db import Database, Writer
@@ -71,6 +70,7 @@ async def _details(rpc: Rpc, writer: Writer, contract: str, counts: dict[str, in
 
 if __name__ == "__main__":
     url, contract, deploy_block, path, *more = sys.argv[1:]
-    gc.set_threshold(GC_THRESHOLD)  # as `langdao-keeper index` does
     logging.configure(Settings(), stream=sys.stderr, level="error")
-    print(json.dumps(asyncio.run(main(url, contract, int(deploy_block), path, details=more == ["details"]))))
+    with for_bulk():  # as `langdao-keeper index` does
+        found = asyncio.run(main(url, contract, int(deploy_block), path, details=more == ["details"]))
+    print(json.dumps(found))

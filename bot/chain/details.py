@@ -24,8 +24,9 @@ from bot.chain.wire import RawTransaction
 from bot.domain.address import Address, checksum
 from bot.domain.facts import SessionKey
 from bot.errors import TryAgain
-from bot.store import chain_rows as store
-from bot.store.chain_rows import Sender, Unread
+from bot.store import chain_details as store
+from bot.store.chain_details import Sender, Unread
+from bot.store.chain_step import zone
 from bot.store.db import Writer
 
 BATCH = 500
@@ -121,7 +122,7 @@ class Details:
     # Rate and token
 
     async def _read_sessions(self, wanted: list[Unread]) -> set[int]:
-        cursor = await self._writer(lambda session: store.zone(session)[-1:])
+        cursor = await self._writer(lambda session: zone(session)[-1:])
         if not cursor:
             return set()
         # By the hash of a block the index has reached: any later block says the same of rate and token, and a node

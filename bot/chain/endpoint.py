@@ -111,12 +111,13 @@ class HttpEndpoint(Endpoint):
 
 
 async def _read(reply: aiohttp.ClientResponse) -> bytes:
-    content = bytearray()
+    chunks, size = [], 0
     async for chunk in reply.content.iter_any():
-        content += chunk
-        if len(content) > MAX_REPLY_BYTES:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_REPLY_BYTES:
             raise EndpointFailed(f"an answer of more than {MAX_REPLY_BYTES >> 20} MiB", heavy=True)
-    return bytes(content)
+    return b"".join(chunks)
 
 
 def _retry_after_s(reply: aiohttp.ClientResponse) -> float | None:

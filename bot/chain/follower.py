@@ -40,9 +40,10 @@ from bot.domain.address import Address
 from bot.domain.facts import SessionKey
 from bot.domain.identity import Identity
 from bot.errors import TryAgain
-from bot.store import chain_rows as store
+from bot.store import chain_step as store
 from bot.store import identity as memory
-from bot.store.chain_rows import BlockRow, Finality, Reorg, Rows, Step
+from bot.store.chain_rows import BlockRow, Finality, Reorg, Rows
+from bot.store.chain_step import Step
 from bot.store.db import Writer
 
 DEPTH_OF_FINALITY = 64  # blocks, where the node has no `finalized` tag: two epochs
@@ -291,18 +292,24 @@ class Follower:
         meter = _Meter(first, last)
         ahead: deque[tuple[asyncio.Task[_Page], int]] = deque()
         asked = first
+
+        def ask() -> None:
+            nonlocal asked
+            while len(ahead) < PAGES_AHEAD and asked <= last:
+                until = min(last, asked + self._pages.blocks - 1)
+                ahead.append((asyncio.create_task(self._fetch(asked, until)), until))
+                asked = until + 1
+
         try:
             while ahead or asked <= last:
-                while len(ahead) < PAGES_AHEAD and asked <= last:
-                    until = min(last, asked + self._pages.blocks - 1)
-                    ahead.append((asyncio.create_task(self._fetch(asked, until)), until))
-                    asked = until + 1
+                ask()
                 fetching, until = ahead[0]
                 with meter.waiting_for("node"):
                     page = await fetching
                 ahead.popleft()
                 if page.last < until:  # the node took less: what is left of it comes first
                     ahead.appendleft((asyncio.create_task(self._fetch(page.last + 1, until)), until))
+                ask()
                 with meter.waiting_for("disk"):
                     await self._commit(page.rows, page.end, live=False)
                 self._say_progress(meter.passed(page.last, len(page.rows.logs)))
@@ -463,7 +470,7 @@ class Follower:
         assert self._zone is not None
         head = _head(end)
         finality = Finality(head.number - self._confirmations + 1, min(self._final_to, head.number))
-        sweep = self._unfinal or any(finality.of(one.block) != "final" for one in rows.ends)
+        sweep = self._unfinal or bool(rows.ends and rows.ends[-1].block > finality.final_to)
         prune_below = self._prune_below(head.number)
 
         step = Step(rows, finality, reorg, sweep, prune_below, self._final_to if sweep else None)

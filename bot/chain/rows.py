@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bot.chain.codec import Event, FundsDeposited, FundsWithdrawn, SessionEnded, SessionStarted, decode, name_of
+from bot.chain.codec import FundsDeposited, FundsWithdrawn, SessionEnded, SessionStarted, decode, name_of
 from bot.chain.errors import WrongAnswer
 from bot.chain.wire import RawHeader, RawLog
 from bot.domain.address import Address
@@ -43,8 +43,11 @@ def untimed(logs: Iterable[RawLog]) -> list[int]:
 def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, int]) -> Rows:
     """The rows that these logs make. `times`: block number to seconds, for logs that don't say it themselves."""
     rows = Rows(blocks=blocks)
-    keep = rows.logs.append
+    # A backfill spends its time here: each number is read once, and tuples are made without their types' constructors.
+    made = tuple.__new__
+    keep, note_start, note_end, note_funds = rows.logs.append, rows.starts.append, rows.ends.append, rows.funds.add
     number_text, number, previous = "", -1, -1
+    tx_before, tx_index = "", -1
     time_text: str | None = None
     at_s: int | None = None
     for log in logs:
@@ -64,46 +67,31 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
         if log.block_timestamp is not None and log.block_timestamp != time_text:
             time_text = log.block_timestamp
             at_s = int(time_text, 16)
-        topics = log.topics
-        event = decode(topics, log.data)
-        name, session_id, about = None, None, None
-        if event is not None:
-            name = name_of(topics[0])
-            session_id, about = _note(rows, event, number, log.transaction_hash, at_s)
-        keep(
-            LogRow(
-                number,
-                index,
-                log.block_hash,
-                at_s,
-                log.transaction_hash,
-                int(log.transaction_index, 16),
-                name,
-                session_id,
-                about,
-                ",".join(topics),
-                log.data,
-            )
-        )
+        topics, data, tx = log.topics, log.data, log.transaction_hash
+        event = decode(topics, data)
+        name: str | None = None
+        session_id: int | None = None
+        about: Address | None = None
+        if isinstance(event, SessionStarted):
+            name = "SessionStarted"
+            if event[0] <= _LARGEST_ID:
+                session_id, about = event[0], event[1]
+                note_start(made(Start, (*event, number, tx, at_s)))
+        elif isinstance(event, SessionEnded):
+            name = "SessionEnded"
+            if event[0] <= _LARGEST_ID:
+                session_id, about = event[0], event[1]
+                note_end(made(End, (*event, number, tx, at_s)))
+        elif event is not None:
+            name, about = name_of(topics[0]), event[0]
+            if isinstance(event, FundsDeposited | FundsWithdrawn):
+                note_funds(about)
+        if tx != tx_before:
+            tx_before, tx_index = tx, int(log.transaction_index, 16)
+        where = (number, index, log.block_hash, at_s, tx, tx_index)
+        keep(made(LogRow, (*where, name, session_id, about, ",".join(topics), data)))
     return rows
 
 
 def _position(log: RawLog) -> tuple[int, int]:
     return int(log.block_number, 16), int(log.log_index, 16)
-
-
-def _note(rows: Rows, event: Event, number: int, tx: str, at_s: int | None) -> tuple[int | None, Address | None]:
-    """Takes an event into `rows`; the session and the address that it is about."""
-    if isinstance(event, SessionStarted):
-        if event.session_id > _LARGEST_ID:
-            return None, None
-        rows.starts.append(Start(*event, number, tx, at_s))
-        return event.session_id, event.student
-    if isinstance(event, SessionEnded):
-        if event.session_id > _LARGEST_ID:
-            return None, None
-        rows.ends.append(End(*event, number, tx, at_s))
-        return event.session_id, event.tutor
-    if isinstance(event, FundsDeposited | FundsWithdrawn):
-        rows.funds.add(event.user)
-    return None, event[0]

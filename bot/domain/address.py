@@ -15,7 +15,7 @@ Address = str
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)  # 4 MB
 def checksum(text: str) -> Address | None:
     """EIP-55 form of `text` (0x and 40 hex digits in any casing), or None if it is no address."""
     if len(text) != 42 or text[:2] not in ("0x", "0X") or not _HEX.issuperset(text[2:]):

@@ -9,10 +9,12 @@ Doesn't promise that the database is free: a running keeper holds its lock, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ from bot.settings import Settings
 GIVE_UP_S = 60.0
 LONGEST_PAUSE_S = 5.0
 GC_THRESHOLD = 100_000  # rows come in bulk and hold no cycles
+SWITCH_S = 0.001  # the thread that writes waits so long for the one that decodes, between two statements
 
 
 class Violated(KeeperError):
@@ -48,13 +51,24 @@ async def index(settings: Settings, *, details: bool, follow: bool, tell: Tell) 
 
     Raises Violated, or TryAgain when the node gave nothing for too long.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(GC_THRESHOLD)
-    try:
+    with for_bulk():
         async with opened(settings) as ground:
             return await _Indexing(settings, ground, tell).work(details=details, follow=follow)
+
+
+@contextlib.contextmanager
+def for_bulk() -> Iterator[None]:
+    """The interpreter's own work, kept out of the way of millions of rows."""
+    threshold, interval_s = gc.get_threshold(), sys.getswitchinterval()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
     finally:
-        gc.set_threshold(*before)
+        sys.setswitchinterval(interval_s)
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
 
 
 class _Indexing:

@@ -19,7 +19,7 @@ from bot.domain.session import Session
 from bot.domain.urgency import Urgency
 from bot.ops.timer import keep_deadlines
 from bot.reconciler import Reconciler
-from bot.store import chain_rows, schema
+from bot.store import chain_details, chain_reorg, chain_rows, schema
 from bot.store.chain_rows import End, Finality, Reorg, Rows, Start
 from bot.store.db import Database, Writer
 from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Room, Settlement
@@ -121,8 +121,8 @@ class Keeper:
         self.block += 1
         start = Start(*key, 0, self.block, f"0xs{self.block}", T0_S + int(at_s))
         await self.writer(lambda tx: chain_rows.append(tx, Rows(starts=[start]), NOT_FINAL))
-        details = chain_rows.Details(*key, 0, T0_S + int(at_s), RATE, TOKEN)
-        await self.writer(lambda tx: chain_rows.fill_details(tx, [details]))
+        details = chain_details.Details(*key, 0, T0_S + int(at_s), RATE, TOKEN)
+        await self.writer(lambda tx: chain_details.fill_details(tx, [details]))
         if tell:
             await self.reconciler.chain_changed(started=[key], ended=[], retracted=[])
 
@@ -137,7 +137,7 @@ class Keeper:
 
     async def reorg(self, ancestor: int) -> tuple[SessionKey, ...]:
         reorg = Reorg(ancestor, self.block, "0xold", ancestor + 1, "0xnew")
-        taken = await self.writer(lambda tx: chain_rows.retract(tx, reorg))
+        taken = await self.writer(lambda tx: chain_reorg.retract(tx, reorg))
         return tuple(taken.sessions)
 
     # What is there
@@ -773,8 +773,8 @@ async def test_settled__by_the_backend__reason_says_so(keeper: Keeper) -> None:
     await keeper.say(keeper.hint(Kind.ENDED))
     await deliver(keeper)
     await keeper.end(KEY, 110)
-    sender = chain_rows.Sender(1, keeper.settlement().tx_hash, OTHER_TUTOR, "owner", False)
-    await keeper.writer(lambda tx: chain_rows.fill_senders(tx, [sender]))
+    sender = chain_details.Sender(1, keeper.settlement().tx_hash, OTHER_TUTOR, "owner", False)
+    await keeper.writer(lambda tx: chain_details.fill_senders(tx, [sender]))
     await keeper.reconciler.settlement_known(KEY)
     assert keeper.settlement().reason == "by-backend"
 

@@ -23,8 +23,9 @@ from bot.domain import linking
 from bot.domain.facts import Beats, SessionKey, Source
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
-from bot.store import chain_rows, identity, records
-from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start, Step
+from bot.store import chain_reorg, chain_rows, chain_step, identity, records
+from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start
+from bot.store.chain_step import Step
 from bot.store.db import Database, Writer, reachable
 from bot.store.lock import Lock, holder
 from bot.store.schema import HEAD, migrate, upgrade, version
@@ -268,7 +269,7 @@ def dump(database: Database) -> dict[str, list[Any]]:
 
 def test_advance__amounts_of_uint256__are_exact(database: Database) -> None:
     with database.write() as session:
-        chain_rows.advance(session, Step(stretch(1, 3, 1, starts=(1,), ends=(1,)), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(1, 3, 1, starts=(1,), ends=(1,)), NOTHING_FINAL))
     (row,) = dump(database)["settlements"]
     assert row.paid == row.billed_s == str(2**256 - 1)
 
@@ -276,13 +277,13 @@ def test_advance__amounts_of_uint256__are_exact(database: Database) -> None:
 def test_retract__after_append__leaves_the_tables_as_they_were(database: Database) -> None:
     """Quotes: "after retracting a block, the tables are as if it had never been appended"."""
     with database.write() as session:
-        chain_rows.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(2,)), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(2,)), NOTHING_FINAL))
     before = dump(database)
     with database.write() as session:
-        chain_rows.advance(session, Step(stretch(4, 6, 1, starts=(3,), ends=(1, 3)), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(4, 6, 1, starts=(3,), ends=(1, 3)), NOTHING_FINAL))
     assert dump(database) != before
     with database.write() as session:
-        taken = chain_rows.retract(session, Reorg(3, 6, "0x16", 4, "0x24"))
+        taken = chain_reorg.retract(session, Reorg(3, 6, "0x16", 4, "0x24"))
     assert dump(database) == before
     assert [key.session_id for key in taken.sessions] == [1, 3]
     assert taken.removed == 3
@@ -293,17 +294,17 @@ def test_retract__after_append__leaves_the_tables_as_they_were(database: Databas
 def test_advance__the_same_rows_twice__are_stored_once(database: Database) -> None:
     rows = stretch(1, 3, 1, starts=(1,), ends=(1,))
     with database.write() as session:
-        chain_rows.advance(session, Step(rows, NOTHING_FINAL))
+        chain_step.advance(session, Step(rows, NOTHING_FINAL))
     before = dump(database)
     with database.write() as session:
-        chain_rows.advance(session, Step(rows, NOTHING_FINAL))
+        chain_step.advance(session, Step(rows, NOTHING_FINAL))
     assert dump(database) == before
 
 
 def test_sweep__as_blocks_become_final__raises_and_closes(database: Database) -> None:
     with database.write() as session:
-        chain_rows.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(1,)), NOTHING_FINAL))
-        chain_rows.advance(session, Step(stretch(4, 5, 1, ends=(2,)), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(1,)), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(4, 5, 1, ends=(2,)), NOTHING_FINAL))
         assert chain_rows.sweep(session, Finality(confirmed_to=5, final_to=3)) == 1
     rows = dump(database)
     assert [row.finality for row in rows["settlements"]] == ["final", "confirmed"]
@@ -313,16 +314,16 @@ def test_sweep__as_blocks_become_final__raises_and_closes(database: Database) ->
 def test_advance__many_sessions__finds_all_earlier_starts(database: Database) -> None:
     numbers = tuple(range(1, 1_700))
     with database.write() as session:
-        chain_rows.advance(session, Step(stretch(1, 1, 1, starts=numbers), NOTHING_FINAL))
-        done = chain_rows.advance(session, Step(stretch(2, 2, 1, ends=numbers), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(1, 1, 1, starts=numbers), NOTHING_FINAL))
+        done = chain_step.advance(session, Step(stretch(2, 2, 1, ends=numbers), NOTHING_FINAL))
     assert len(done.ended) == len(numbers)
     assert all(row.student == STUDENT and row.language == 1 for row in dump(database)["settlements"])
 
 
 def test_prune__below_the_cursor__keeps_the_newest_header(database: Database) -> None:
     with database.write() as session:
-        chain_rows.advance(session, Step(stretch(1, 9, 1), NOTHING_FINAL))
-        chain_rows.prune(session, 8)
-        assert [row.number for row in chain_rows.zone(session)] == [8, 9]
-        chain_rows.prune(session, 100)
-        assert [row.number for row in chain_rows.zone(session)] == [9]
+        chain_step.advance(session, Step(stretch(1, 9, 1), NOTHING_FINAL))
+        chain_step.prune(session, 8)
+        assert [row.number for row in chain_step.zone(session)] == [8, 9]
+        chain_step.prune(session, 100)
+        assert [row.number for row in chain_step.zone(session)] == [9]
