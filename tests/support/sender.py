@@ -146,6 +146,7 @@ class Bench:
         self.hooks = Recorded()
         self.config: dict[str, Any] = {}
         self.key = key
+        self.guards: list[str] = []  # deployed, for tests that delegate later
         self.urls = [world.node.url]
         self._rpcs: list[Rpc] = []
         self._task: asyncio.Task[None] | None = None

@@ -25,7 +25,7 @@ Crash windows, by number, here and in the tests:
 
 Where: `sender` the task, `requests` what is asked for, `look` what a signature rests on, `outbox` signing, storing and
 saying, `carrier` how sessions become a transaction, `flight` what became of it, `unmined` what is done about it until
-then, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is given.
+then, `former` what another key left, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is given.
 """
 
 from __future__ import annotations

@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from bot.chain.errors import RpcError
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
-from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.look import Call, Standing, count
 from bot.chain.sender.nonces import Group
 from bot.chain.sender.outbox import Outbox
 from bot.chain.sender.proof import ended_in, mined_by, what_came
 from bot.chain.sender.terms import At, Hooks, Outcome, SenderConfig
-from bot.chain.sender.unmined import UNDONE, Unmined
+from bot.chain.sender.unmined import UNDONE
 from bot.domain.facts import SessionKey
 from bot.store import txs
 from bot.store.txs import Step, Tx
@@ -49,16 +48,22 @@ class News:
     mined: list[int] = field(default_factory=list)  # nonces
 
 
+class SeesThrough(Protocol):
+    """What is done about transactions whose nonces aren't used yet."""
+
+    async def see_through(self, groups: list[Group], standing: Standing) -> None: ...
+
+
 class Flight:
     def __init__(
-        self, rpc: Rpc, langdao: LangDAO, carrier: Carrier, outbox: Outbox, config: SenderConfig, hooks: Hooks
+        self, rpc: Rpc, langdao: LangDAO, outbox: Outbox, config: SenderConfig, hooks: Hooks, unmined: SeesThrough
     ) -> None:
         self._rpc = rpc
         self._langdao = langdao
         self._outbox = outbox
         self._config = config
         self._hooks = hooks
-        self._unmined = Unmined(rpc, langdao, carrier, outbox, config, hooks)
+        self._unmined = unmined
         self._final_to = -1
         self._final_looked = -FINAL_EVERY
         self._used_at: tuple[int, int] | None = None  # a head, and our nonce there

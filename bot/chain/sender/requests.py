@@ -9,7 +9,7 @@ Promises
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -30,7 +30,14 @@ log = structlog.get_logger("sender")
 
 class Requests:
     def __init__(
-        self, looks: Looks, carrier: Carrier, outbox: Outbox, funds: Funds, config: SenderConfig, hooks: Hooks
+        self,
+        looks: Looks,
+        carrier: Carrier,
+        outbox: Outbox,
+        funds: Funds,
+        config: SenderConfig,
+        hooks: Hooks,
+        held: Callable[[], set[SessionKey]],
     ) -> None:
         self._looks = looks
         self._carrier = carrier
@@ -38,6 +45,7 @@ class Requests:
         self._funds = funds
         self._config = config
         self._hooks = hooks
+        self._held = held  # by what an earlier key left
         self._failing: set[SessionKey] = set()
         self.open: dict[SessionKey, int] = {}
 
@@ -66,6 +74,7 @@ class Requests:
         """Those that may be signed for now, the most urgent first."""
         # What is signed for already is seen through at its nonce, until that is used beyond a small reorg.
         busy = {item.key for group in self._outbox.groups if not group.deep for item in group.items}
+        busy |= self._held()
         found, withdrawn = [], []
         for key, action in self.open.items():
             if key in busy or key in tried:

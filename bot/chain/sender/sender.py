@@ -12,11 +12,13 @@ from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.flight import Flight
+from bot.chain.sender.former import Former
 from bot.chain.sender.funds import Funds
 from bot.chain.sender.look import Looks, Standing
 from bot.chain.sender.outbox import Outbox
 from bot.chain.sender.requests import Requests
 from bot.chain.sender.terms import At, Hooks, SenderConfig
+from bot.chain.sender.unmined import Unmined
 from bot.chain.signer import Signer
 from bot.domain.facts import SessionKey
 from bot.errors import TryAgain
@@ -47,8 +49,12 @@ class Sender:
         self._outbox = Outbox(rpc, writer, carrier, signer, config, hooks, clock_ms)
         self._funds = Funds(self._outbox, writer, config, clock_ms)
         self._looks = Looks(rpc, langdao, carrier, signer.address, config)
-        self._flight = Flight(rpc, langdao, carrier, self._outbox, config, hooks)
-        self._requests = Requests(self._looks, carrier, self._outbox, self._funds, config, hooks)
+        unmined = Unmined(rpc, langdao, carrier, self._outbox, config, hooks)
+        self._flight = Flight(rpc, langdao, self._outbox, config, hooks, unmined)
+        self._former = Former(rpc, writer, langdao, carrier, config, hooks, clock_ms)
+        self._requests = Requests(
+            self._looks, carrier, self._outbox, self._funds, config, hooks, lambda: self._former.held
+        )
         self._recovered = False
         self._head: At | None = None
         self._seen: At | None = None
@@ -108,12 +114,15 @@ class Sender:
     async def _round(self, at: At) -> None:
         if not self._recovered:
             await self._outbox.load()
+            await self._former.load(self.address)
             if self._outbox.live:
                 log.info("sender.recovering", transactions=len(self._outbox.live))
         fresh = self._seen != at
         standing = await self._looks.standing(at)
         if self._outbox.live and (fresh or not self._recovered):
             await self._flight.watch(standing, self._requests.open)
+        if fresh or not self._recovered:
+            await self._former.watch(standing, self._requests.open)
         if fresh:
             await self._funds.count()
         self._recovered = True

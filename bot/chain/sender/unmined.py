@@ -41,6 +41,15 @@ log = structlog.get_logger("sender")
 UNDONE = {"state": txs.SENT, "mined_block": None, "mined_hash": None, "gas_cost": None}
 
 
+async def undo(outbox: Outbox, groups: Sequence[Group]) -> list[Tx]:
+    """These nonces aren't used: what was known as mined there was taken back by a reorg."""
+    back = [tx for group in groups for tx in group.txs if tx.state not in (txs.STORED, txs.SENT)]
+    for tx in back:
+        log.warning("tx.reorged-out", sessions=tx.sessions, hash=tx.hash)
+    await outbox.take([Step(tx, "reorged-out", dict(UNDONE)) for tx in back])
+    return back
+
+
 class Unmined:
     def __init__(
         self, rpc: Rpc, langdao: LangDAO, carrier: Carrier, outbox: Outbox, config: SenderConfig, hooks: Hooks
@@ -60,10 +69,7 @@ class Unmined:
         if not groups:
             return
         at, used = standing.at, standing.nonce
-        back = [tx for group in groups for tx in group.txs if tx.state not in (txs.STORED, txs.SENT)]
-        for tx in back:
-            log.warning("tx.reorged-out", sessions=tx.sessions, hash=tx.hash)
-        await self._outbox.take([Step(tx, "reorged-out", dict(UNDONE)) for tx in back])
+        back = await undo(self._outbox, groups)
         held, unknown, pending = await self._look(groups, at, {tx.nonce for tx in back})
         self._contested = {
             group.nonce

@@ -1,0 +1,169 @@
+"""The key is changed, and with it the mode, while transactions of the earlier one are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.chain.fees import GWEI
+from bot.domain.facts import SessionKey
+from tests.support.anvil import ENGLISH, World, langdao
+from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
+from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, foreign, proxied
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[World]:
+    """Its owner's account isn't delegated yet."""
+    with langdao("--order", "fees") as world:
+        yield world
+
+
+@pytest.fixture
+async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with benched(chain, tmp_path, OWNER_KEY) as bench:
+        assert bench.sender.mode == "direct"
+        yield bench
+
+
+async def direct_in_flight(bench: Bench) -> SessionKey:
+    """A settlement of direct mode that is broadcast and not mined."""
+    key = bench.lesson()
+    bench.mining(False)
+    bench.settle(key)
+    await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+    return key
+
+
+async def dear_blocks(bench: Bench, blocks: int) -> None:
+    """Blocks that take nothing of ours. Anvil drops what is too cheap; other nodes don't."""
+    raw = bench.txs()[0].raw
+    for _ in range(blocks):
+        bench.mine_dear(HIGH_FEE)
+        bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        bench.world.node.rpc("eth_sendRawTransaction", raw)
+        bench.look()
+        await asyncio.sleep(0.15)
+
+
+async def switch(bench: Bench, key: str, mode: str) -> None:
+    """Another process, with another key."""
+    await bench.kill()
+    bench.key, bench.urls = key, [bench.world.node.url]
+    bench.boot()
+    assert bench.sender.mode == mode
+
+
+async def to_guarded(bench: Bench) -> None:
+    """Whoever delegates waits until none of the owner's transactions is pending; Anvil's cheat stands for chance."""
+    guard = bench.guards.pop() if bench.guards else None
+    assert guard is not None
+    bench.world.node.rpc("anvil_setCode", bench.world.owner, "0xef0100" + guard[2:])
+    await switch(bench, KEEPER_KEY, "guarded")
+
+
+@pytest.fixture
+def guard(bench: Bench) -> Bench:
+    bench.guards.append(deploy_guard(bench.world))
+    return bench
+
+
+async def test_to_guarded__direct_one_in_flight__waited_for_reported_and_not_signed_again(guard: Bench) -> None:
+    """While a node knows an unmined one, its sessions are signed for by no other key"""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    action = bench.settle(key)  # still open
+    await dear_blocks(bench, 2)
+    assert len(bench.txs()) == 1
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    assert await bench.outcome() == "settled"
+    assert bench.hooks.reports == [(key, action, "settled", None)]
+    bench.mining(True)
+    other = bench.lesson(1, 1)
+    bench.settle(other)
+    assert await bench.outcome(2) == "settled"
+    assert bench.ended() == [key.session_id, other.session_id]
+    assert {row.sender for row in bench.txs()} == {bench.world.owner, KEEPER}
+    await bench.until(lambda: all(row.closed for row in bench.txs()), mine=True)
+    assert bench.hooks.alerts == []
+
+
+async def test_to_guarded__direct_one_is_stuck__alert_names_the_way_out(guard: Bench) -> None:
+    """After REPLACE_AFTER_BLOCKS, `alert.former-key` says so."""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    bench.settle(key)
+    await dear_blocks(bench, 5)
+    assert bench.hooks.alerts == ["alert.former-key"]
+    assert bench.txs()[0].hash in bench.hooks.texts[0]
+    assert len(bench.txs()) == 1
+    foreign(bench, nonce=hex(bench.txs()[0].nonce), gas=hex(30_000))  # somebody with the owner's key uses its nonce
+    assert await bench.outcome() == "lost"
+    bench.settle(key)  # decided anew
+    assert await bench.outcome(2) == "settled"
+    assert bench.ended() == [key.session_id]
+
+
+async def test_to_guarded__direct_one_was_never_sent__ended_by_the_guard_and_never_said(guard: Bench) -> None:
+    """Nothing of it is said to a node again"""
+    bench = guard
+    key = bench.lesson()
+    reached = asyncio.Event()
+
+    async def stop(method: str, params: list[object]) -> None:
+        if method == "eth_sendRawTransaction":
+            reached.set()
+            await asyncio.Event().wait()
+
+    async with proxied(bench) as proxy:
+        proxy.before = stop
+        bench.settle(key)
+        await bench.until(reached.is_set)
+        await bench.kill()
+    await to_guarded(bench)
+    bench.settle(key)
+    assert await bench.outcome() == "settled"
+    assert bench.ended() == [key.session_id]
+    assert bench.world.node.rpc("eth_getTransactionByHash", bench.txs()[0].hash) is None
+
+
+async def test_to_guarded__direct_one_hits_the_next_lesson__reported_as_wrong_session(guard: Bench) -> None:
+    """It is watched, reported and stored as if its key were here"""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    bench.settle(key)
+    bench.pay(key.student, "endSession(address)", key.tutor, fee=3 * HIGH_FEE)
+    bench.pay(bench.world.students[1], "startSession(address,uint8)", key.tutor, ENGLISH, fee=2 * HIGH_FEE)
+    assert await bench.outcome() == "over"
+    assert bench.hooks.alerts == ["alert.wrong-session"]
+
+
+async def test_to_direct__guarded_batch_in_flight__waited_for_and_each_ended_once(guard: Bench) -> None:
+    bench = guard
+    delegate(bench.world, bench.guards[0])
+    await switch(bench, KEEPER_KEY, "guarded")
+    keys = [bench.lesson(number, number) for number in range(2)]
+    bench.mining(False)
+    for key in keys:
+        bench.settle(key)
+    await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+    await bench.kill()
+    bench.world.node.rpc("anvil_setCode", bench.world.owner, "0x")
+    await switch(bench, OWNER_KEY, "direct")
+    for key in keys:
+        bench.settle(key)
+    await dear_blocks(bench, 2)
+    assert len(bench.txs()) == 1  # nothing new while it may be mined
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    await bench.until(lambda: len(bench.hooks.reports) >= 2, mine=True)
+    assert bench.hooks.outcomes[:2] == ["refused", "refused"]  # by then it was a call to a plain account
+    for key in keys:
+        bench.settle(key)
+    await bench.until(lambda: bench.hooks.outcomes[2:] == ["settled", "settled"], mine=True)
+    assert sorted(bench.ended()) == [key.session_id for key in keys]
