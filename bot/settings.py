@@ -152,6 +152,11 @@ class Settings(BaseSettings):
     gateway_secret_file: Path | None = Field(
         None, description="file with the bundled backend's own webhook secret; default: in the state directory"
     )
+    gateway_state_file: Path | None = Field(
+        None,
+        description="file in which the bundled backend keeps its rooms where REDIS_URL is not set; default: "
+        "gateway-<port>.db in the state directory",
+    )
     webhook_secret_file: Path | None = Field(
         None,
         description="file with the webhook's secret; default: beside the database, made at first start with mode 0600",

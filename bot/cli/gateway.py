@@ -22,7 +22,7 @@ def command(as_json: bool) -> int:
 
     Listens on GATEWAY_BIND (127.0.0.1:4000). Needs GATEWAY_TOKEN, which the keeper has to be given too: nudges and
     the record are for those who know it. With RPC_URL and CONTRACT_ADDRESS it looks at the chain, and only then takes
-    signatures. Session mappings are kept in REDIS_URL, or in memory.
+    signatures. What it knows is kept in REDIS_URL, or in GATEWAY_STATE_FILE.
 
     \b
     Example:

@@ -29,6 +29,7 @@ HEARTBEAT_TIMEOUT: Final = "webrtc:heartbeat-timeout"
 USER_CONNECTED: Final = "webrtc:user-connected"
 SESSION_HEARTBEAT: Final = "webrtc:session-heartbeat"
 STILL_HERE: Final = "webrtc:still-here"
+GRACE_OVER: Final = "webrtc:grace-over"  # for pages; the keeper counts its own grace
 # Socket.IO, the observed dialect.
 READY: Final = "session:ready"
 ENDED: Final = "session:ended"

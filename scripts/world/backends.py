@@ -22,7 +22,7 @@ from scripts.world.signalling import Room
 
 
 class Gateway:
-    """`langdao-keeper gateway`, without Redis: its mappings are in memory. `settings` are more of its environment."""
+    """`langdao-keeper gateway`, without Redis. `settings` are more of its environment."""
 
     def __init__(self, crew: Crew, settings: Mapping[str, Any], name: str = "gateway") -> None:
         self.port = free_port()

@@ -2,8 +2,8 @@
 
 It emits the documented `webrtc:*` events, beyond them `webrtc:user-connected` and `webrtc:session-heartbeat`, and
 `session:ready` / `session:ended`; everything it emits carries `trust`, which says how it came to know. It reads the
-chain, where it is told of one, and never sends to it. Its rooms live in memory, its mappings in Redis where there is
-one.
+chain, where it is told of one, and never sends to it. What it knows survives a restart, in Redis or in a file of its
+own.
 """
 
 from bot.web.gateway.config import GatewayConfig

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from bot.settings import Settings
+from bot.settings import Settings, state_dir
 
 
 def wall_ms() -> int:
@@ -21,7 +22,9 @@ class GatewayConfig:
     bind: str  # host:port
     token: str | None = field(repr=False)
     hook_secret: str = field(repr=False)
-    redis_url: str | None = field(default=None, repr=False)  # None: mappings in memory
+    redis_url: str | None = field(default=None, repr=False)  # None: everything in `state_file`
+    state_file: Path | None = None  # None, and no Redis: everything in memory
+    disconnect_grace_s: float = 30  # how long somebody who was lost may come back
     heartbeat_every_s: float = 5  # at most one `webrtc:session-heartbeat` per room in this time
     heartbeat_timeout_s: float = 60  # silence after which a series of heartbeats has stopped
     heartbeat_series: int = 3  # heartbeats that make a series
@@ -35,11 +38,14 @@ class GatewayConfig:
     @classmethod
     def of(cls, settings: Settings, hook_secret: str) -> GatewayConfig:
         """As the settings say. Raises Misconfigured without GATEWAY_TOKEN."""
+        port = settings.gateway_bind.rpartition(":")[2]
         return cls(
             bind=settings.gateway_bind,
             token=settings.shared_token(),
             hook_secret=hook_secret,
             redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+            state_file=settings.gateway_state_file or state_dir() / f"gateway-{port}.db",
+            disconnect_grace_s=settings.disconnect_grace_s,
             # Coalesced more coarsely than that, a living room would look silent to a keeper with a short time-out.
             heartbeat_every_s=min(5.0, settings.heartbeat_timeout_s / 4),
             heartbeat_timeout_s=settings.heartbeat_timeout_s,

@@ -1,8 +1,9 @@
 """From what the gateway is told to what it tells everybody.
 
-Promises: each accepted message changes its room and is emitted with the trust it came with, addresses filled in
-where the room's are known. Heartbeats are coalesced per room; a series that stops is reported once, until life
-returns. A lost connection is told at once: the grace belongs to the keeper, and two graces would add up.
+Promises: each accepted message changes its room, is kept over a restart, and is emitted with the trust it came with,
+addresses filled in where the room's are known. Heartbeats are coalesced per room; a series that stops is reported once,
+until life returns. A lost connection is told at once, and once more when the grace is over; what was silent while
+nobody listened counts from the start. The keeper has a grace of its own and doesn't hear the second word.
 Doesn't promise that anybody listened. The record, `GET /api/sessions`, is for those who didn't.
 """
 
@@ -16,11 +17,14 @@ from typing import Any
 
 import structlog
 
-from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
+from bot.domain.facts import Hint, Kind, Role, SessionKey, Source, Trust
 from bot.feeds import wire
 from bot.web.gateway.config import GatewayConfig
+from bot.web.gateway.kept import Kept, Shelf
 from bot.web.gateway.mappings import Mapping, Mappings
-from bot.web.gateway.state import Room, Rooms
+from bot.web.gateway.room import Room, Seen
+from bot.web.gateway.state import Rooms
+from bot.web.gateway.used import Used
 
 log = structlog.get_logger(__name__)
 
@@ -35,16 +39,18 @@ PRUNE_EVERY_MS = 60_000
 class Hub:
     """The one place where rooms change and events go out. `emit` sends to all connected clients."""
 
-    def __init__(self, config: GatewayConfig, rooms: Rooms, mappings: Mappings, emit: Emit) -> None:
+    def __init__(self, config: GatewayConfig, emit: Emit, shelf: Shelf | None = None) -> None:
         self.counters: Counter[str] = Counter()
-        self.rooms = rooms
-        self.mappings = mappings
+        self.rooms = Rooms()
+        self.mappings = Mappings(config.redis_url, config.clock_ms)
+        self.used = Used()
+        self.kept = Kept(shelf, [self.rooms, self.mappings, self.used], config.clock_ms)
         self._config = config
         self._emit_all = emit
         self._looked_ms: dict[str, int] = {}
-        self._used: dict[str, int] = {}
         self._every_ms = round(config.heartbeat_every_s * 1000)
         self._timeout_ms = round(config.heartbeat_timeout_s * 1000)
+        self._grace_ms = round(config.disconnect_grace_s * 1000)
 
     def now_ms(self) -> int:
         return self._config.clock_ms()
@@ -57,9 +63,12 @@ class Hub:
             ended_by = wire.as_word(hint.payload.get("endedBy")) or hint.role or "user"
             reason = wire.as_word(hint.payload.get("reason")) or "ended"
             self.rooms.apply(hint, ended_by=ended_by, reason=reason)
+            await self.kept.flush()
             await self._emit(wire.SESSION_ENDED, hint, {**_addresses(hint), "endedBy": ended_by, "reason": reason})
             return
         self.rooms.apply(hint)
+        if hint.kind is not Kind.HEARTBEAT:
+            await self.kept.flush()
         who = hint.role or "user"
         if hint.kind is Kind.DISCONNECTED:
             said = {**_addresses(hint), "disconnectedUser": who, "reason": "connection-lost"}
@@ -69,26 +78,21 @@ class Hub:
         elif hint.kind is Kind.HEARTBEAT:
             await self._flush_beats(only=hint.room)
 
-    async def take_signed(self, hint: Hint, ends: bool) -> None:
-        """Takes a statement that was verified, and passes it on with the signature."""
+    async def take_signed(self, hint: Hint, mark: str, until_ms: int) -> bool:
+        """Takes a statement that was verified, and passes it on with the signature; false when it was used before."""
+        if not self.used.use(mark, until_ms):
+            return False
         room = self.rooms.touch(str(hint.room), hint.received_ms)
         room.name_addresses(hint.student, hint.tutor, hint.trust)
         room.sign({**hint.payload["statement"], "signature": hint.payload["signature"]}, hint.received_ms)
         self.counters["signed"] += 1
         self.rooms.apply(hint, ended_by=str(hint.role), reason="signed")
+        await self.kept.flush()
         said = {**_addresses(hint), **hint.payload}
-        if ends:
+        if hint.kind is Kind.ENDED:
             await self._emit(wire.SESSION_ENDED, hint, {**said, "endedBy": hint.role, "reason": "signed"})
         else:
             await self._emit(wire.STILL_HERE, hint, {**said, "userRole": hint.role})
-
-    def use_once(self, mark: str, until_ms: int) -> bool:
-        """False when this was used before."""
-        now_ms = self.now_ms()
-        self._used = {one: until for one, until in self._used.items() if until > now_ms}
-        if mark in self._used:
-            return False
-        self._used[mark] = until_ms
         return True
 
     def room_of(self, key: SessionKey, started_ms: int) -> Room | None:
@@ -108,6 +112,7 @@ class Hub:
         room = self.rooms.touch(mapping.room, self.now_ms())
         room.name_addresses(mapping.student, mapping.tutor, Trust.ANONYMOUS)
         room.language_id, room.start_ms = mapping.language_id, mapping.start_ms
+        await self.kept.flush()
         self.counters["created"] += 1
         said = {
             "requestId": mapping.room,
@@ -135,12 +140,14 @@ class Hub:
         self.rooms.apply(hint, ended_by=str(by), reason="ended-on-chain")
         assert hint.room is not None
         await self.mappings.delete(hint.room)
+        await self.kept.flush()
         said = {**_addresses(hint), "endedBy": by, "transactionHash": transaction_hash}
         await self._emit(wire.ENDED, hint, said)
 
     async def run(self) -> None:
         """Passes on coalesced heartbeats and watches for silence, until cancelled."""
-        tick_s = max(0.05, min(MAX_TICK_S, self._config.heartbeat_every_s / 4, self._config.heartbeat_timeout_s / 4))
+        times_s = (self._config.heartbeat_every_s, self._config.heartbeat_timeout_s, self._config.disconnect_grace_s)
+        tick_s = max(0.05, min(MAX_TICK_S, *(time_s / 4 for time_s in times_s)))
         since_ms = ticked_ms = self.now_ms()
         pruned_ms = since_ms
         while True:
@@ -159,6 +166,7 @@ class Hub:
             if now_ms - pruned_ms >= PRUNE_EVERY_MS:
                 pruned_ms = now_ms
                 self.rooms.prune(now_ms)
+                self.used.prune(now_ms)
                 self._looked_ms = {name: at for name, at in self._looked_ms.items() if now_ms - at < LOOK_AGAIN_MS}
 
     async def _tick(self, now_ms: int, since_ms: int) -> None:
@@ -167,6 +175,10 @@ class Hub:
         silent = list(self.rooms.due_timeouts(now_ms, self._timeout_ms, series, since_ms=since_ms))
         for room, trust, last_ms in silent:
             await self._tell_timeout(room, trust, last_ms)
+        for room, role, lost in list(self.rooms.due_graces(now_ms, self._grace_ms, since_ms=since_ms)):
+            await self._tell_grace(room, role, lost)
+        await self.mappings.mend(lambda name: (room := self.rooms.get(name)) is None or room.ended is None)
+        await self.kept.flush()
 
     async def _flush_beats(self, only: str | None = None) -> None:
         for room, trust, count in list(self.rooms.due_beats(self.now_ms(), self._every_ms, only)):
@@ -193,6 +205,19 @@ class Hub:
             "trust": wire.claim_of(trust),
         }
         await self._emit_all(wire.HEARTBEAT_TIMEOUT, said)
+
+    async def _tell_grace(self, room: Room, role: Role | None, lost: Seen) -> None:
+        self.counters["grace_over"] += 1
+        said = {
+            "sessionId": room.name,
+            "disconnectedUser": role or "user",
+            "tutorAddress": room.tutor,
+            "studentAddress": room.student,
+            "since": lost.at_ms,
+            "graceDuration": self._grace_ms,
+            "trust": wire.claim_of(lost.trust),
+        }
+        await self._emit_all(wire.GRACE_OVER, said)
 
     async def _emit(self, event: str, hint: Hint, said: dict[str, Any]) -> None:
         # A number stays a number: in `session:ended` that is what tells a chain id from a room.

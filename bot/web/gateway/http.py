@@ -145,6 +145,7 @@ def http_app(
             "plans": len(plans),
             "watching": plans.watched,
             "mappings": hub.mappings.where,
+            "kept": hub.kept.where,
             "counters": counters,
         }
 

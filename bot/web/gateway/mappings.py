@@ -6,24 +6,23 @@ and is tried again a little later. A hostile value is no mapping.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import redis.asyncio as aredis
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from bot.domain.address import Address
 from bot.feeds import wire
 from bot.settings import shown
+from bot.web.gateway.redis_shelf import connected
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT_S = 2.0
 REST_S = 5.0
 MAX_REMEMBERED = 20_000
 
@@ -55,20 +54,18 @@ class Mapping:
 
 
 class Mappings:
-    """Redis where `redis_url` is given and it answers, memory otherwise."""
+    """Redis where `redis_url` is given and it answers, memory otherwise. The memory is kept over restarts."""
 
-    def __init__(self, redis_url: str | None) -> None:
-        self._memory: OrderedDict[str, tuple[float, Mapping]] = OrderedDict()  # room: (forget at, mapping)
-        self._redis: Any = None
+    kind = "mapping"
+
+    def __init__(self, redis_url: str | None, clock_ms: Callable[[], int]) -> None:
+        self.changed: set[str] = set()
+        self._memory: OrderedDict[str, tuple[int, Mapping]] = OrderedDict()  # room: (forget at ms, mapping)
+        self._clock_ms = clock_ms
+        self._redis: Any = connected(redis_url) if redis_url else None
         self._resting_until_s = 0.0
+        self._missed = False  # Redis was down, and may have lost what it had
         self._shown = shown(redis_url) if redis_url else None
-        if redis_url:
-            self._redis = aredis.from_url(
-                redis_url,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-            )
 
     @property
     def where(self) -> str:
@@ -84,41 +81,75 @@ class Mappings:
                 return _from_hash(room, values)
             except (RedisError, OSError) as error:
                 self._rest(error)
-        forget_at, mapping = self._memory.get(room, (0.0, None))
-        return mapping if forget_at > time.monotonic() else None
+        forget_ms, mapping = self._memory.get(room, (0, None))
+        return mapping if forget_ms > self._clock_ms() else None
 
     async def put(self, mapping: Mapping) -> None:
-        self._memory[mapping.room] = (time.monotonic() + wire.MAPPING_TTL_S, mapping)
+        self._memory[mapping.room] = (self._clock_ms() + wire.MAPPING_TTL_S * 1000, mapping)
         self._memory.move_to_end(mapping.room)
+        self.changed.add(mapping.room)
         if len(self._memory) > MAX_REMEMBERED:
-            self._memory.popitem(last=False)
+            self.changed.add(self._memory.popitem(last=False)[0])
         if self._redis_may_answer():
             try:
-                async with self._redis.pipeline(transaction=True) as pipe:
-                    pipe.delete(_key(mapping.room))
-                    pipe.hset(_key(mapping.room), mapping=mapping.as_hash())
-                    pipe.expire(_key(mapping.room), wire.MAPPING_TTL_S)
-                    await pipe.execute()
+                await self._store([mapping])
             except (RedisError, OSError) as error:
                 self._rest(error)
 
     async def delete(self, room: str) -> None:
-        self._memory.pop(room, None)
+        if self._memory.pop(room, None) is not None:
+            self.changed.add(room)
         if self._redis_may_answer():
             try:
                 await self._redis.delete(_key(room))
             except (RedisError, OSError) as error:
                 self._rest(error)
 
+    async def mend(self, still_wanted: Callable[[str], bool]) -> None:
+        """Writes what is remembered to a Redis that was down and is back. To be called now and then."""
+        now_ms = self._clock_ms()
+        for room in [room for room, (forget_ms, _) in self._memory.items() if forget_ms <= now_ms]:
+            del self._memory[room]
+            self.changed.add(room)
+        if not self._missed or not self._redis_may_answer():
+            return
+        try:
+            await self._store([mapping for _, mapping in self._memory.values() if still_wanted(mapping.room)])
+            self._missed = False
+        except (RedisError, OSError) as error:
+            self._rest(error)
+
     async def close(self) -> None:
         if self._redis is not None:
             await self._redis.aclose()
+
+    def names(self) -> Iterable[str]:
+        return self._memory.keys()
+
+    def dump(self, name: str) -> tuple[str, int] | None:
+        forget_ms, mapping = self._memory.get(name, (0, None))
+        return None if mapping is None else (json.dumps({**asdict(mapping), "forget": forget_ms}), forget_ms)
+
+    def restore(self, name: str, text: str) -> None:
+        said = json.loads(text)
+        forget_ms = int(said.pop("forget"))
+        self._memory.setdefault(name, (forget_ms, Mapping(**said)))
+
+    async def _store(self, mappings: Iterable[Mapping]) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for mapping in mappings:
+                key, forget_ms = _key(mapping.room), self._memory[mapping.room][0]
+                pipe.delete(key)
+                pipe.hset(key, mapping=mapping.as_hash())
+                pipe.pexpireat(key, forget_ms)
+            await pipe.execute()
 
     def _redis_may_answer(self) -> bool:
         return self._redis is not None and time.monotonic() >= self._resting_until_s
 
     def _rest(self, error: Exception) -> None:
         self._resting_until_s = time.monotonic() + REST_S
+        self._missed = True
         log.warning("gateway.redis_down", redis=self._shown, error=type(error).__name__)
 
 

@@ -12,22 +12,28 @@ import structlog
 from fastapi import APIRouter, FastAPI
 
 from bot.chain.witness import Witness
+from bot.store.shelf import FileShelf
 from bot.web import serving
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.http import http_app
+from bot.web.gateway.kept import Shelf
 from bot.web.gateway.lessons import Lessons
-from bot.web.gateway.mappings import Mappings
 from bot.web.gateway.plans import Plans
+from bot.web.gateway.redis_shelf import RedisShelf
 from bot.web.gateway.session_state import session_routes
 from bot.web.gateway.sockets import MAX_FRAME_BYTES, Sockets, socket_server
-from bot.web.gateway.state import Rooms
 
 log = structlog.get_logger(__name__)
 
 
-def create_gateway(config: GatewayConfig, witness: Witness | None = None, routers: Sequence[APIRouter] = ()) -> Any:
-    """The ASGI app: Socket.IO under /socket.io/, everything else FastAPI. Its state lives and ends with it.
+def create_gateway(
+    config: GatewayConfig,
+    witness: Witness | None = None,
+    routers: Sequence[APIRouter] = (),
+    shelf: Shelf | None = None,
+) -> Any:
+    """The ASGI app: Socket.IO under /socket.io/, everything else FastAPI. What it knows is kept on `shelf`.
 
     Without a `witness` it can't look at the chain: then nothing is verified, and no signature taken. `routers` are a
     host program's own, served beside the gateway's.
@@ -38,12 +44,13 @@ def create_gateway(config: GatewayConfig, witness: Witness | None = None, router
         await server.emit(event, said)
 
     plans = Plans()
-    hub = Hub(config, Rooms(), Mappings(config.redis_url), emit)
+    hub = Hub(config, emit, shelf or shelf_of(config))
     sockets = Sockets(config, server, hub, plans)
     lessons = Lessons(witness)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await hub.kept.load()
         monitor = asyncio.create_task(hub.run(), name="gateway-monitor")
         try:
             yield
@@ -52,9 +59,21 @@ def create_gateway(config: GatewayConfig, witness: Witness | None = None, router
             await asyncio.wait([monitor])
             await server.shutdown()
             await hub.mappings.close()
+            await hub.kept.close()
 
     routers = [session_routes(hub, plans, lessons), *routers]
     return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, plans, lessons, lifespan, routers))
+
+
+def shelf_of(config: GatewayConfig) -> Shelf | None:
+    """Where this gateway keeps what it knows: in Redis, else in its file. Raises Misconfigured."""
+    if config.redis_url is not None:
+        return RedisShelf(config.redis_url, config.hook_secret)
+    if config.state_file is None:
+        return None
+    shelf = FileShelf(config.state_file, "GATEWAY_STATE_FILE")
+    shelf.open()
+    return shelf
 
 
 async def serve(
@@ -71,5 +90,5 @@ async def serve(
         if on_ready is not None:
             on_ready()
 
-    app = create_gateway(config, witness, routers)
+    app = create_gateway(config, witness, routers, shelf_of(config))
     await serving.serve(app, config.bind, "GATEWAY_BIND", on_ready=ready, ws_max_size=MAX_FRAME_BYTES)

@@ -25,7 +25,7 @@ from bot.web.gateway.chain_view import chain_view, on_chain
 from bot.web.gateway.events import Hub
 from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.plans import Plan, Plans
-from bot.web.gateway.state import Room
+from bot.web.gateway.room import Room
 
 BEAT_S = 15.0
 UNKNOWN = "nothing is known of this session here"

@@ -34,11 +34,10 @@ class SignedWords:
         signature = signature_of(body)
         key = await witness.verify(statement, signature, self._hub.now_ms() // 1000)
         session = await self._lessons.session(key.session_id)
-        if not self._hub.use_once(statement.mark(), statement.expires_s * 1000):
-            raise Untrue("used", "this statement was used already; sign one with a new nonce")
         room = self._hub.room_of(key, session.start_s * 1000 if session is not None else 0)
         hint = self._hint(statement, signature, key, room.name if room is not None else str(key.session_id))
-        await self._hub.take_signed(hint, statement.action is Said.END)
+        if not await self._hub.take_signed(hint, statement.mark(), statement.expires_s * 1000):
+            raise Untrue("used", "this statement was used already; sign one with a new nonce")
         log.info("gateway.signed", session=session_id, action=statement.action, by=statement.address)
 
     def _hint(self, statement: Statement, signature: str, key: SessionKey, room: str) -> Hint:

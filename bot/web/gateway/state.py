@@ -2,131 +2,33 @@
 
 Promises: a word counts as far as it is trusted. An anonymous one never overrules, hides or prolongs what came with
 the secret: heartbeats and ends are kept apart by trust, and a return takes back only what was said with no more.
-Doesn't promise to survive a restart, nor to keep a room that nothing was heard of for a day.
+Rooms are kept over restarts (`changed`, `dump`, `restore`); one that nothing was heard of for a day is forgotten.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bot.domain.address import Address
-from bot.domain.facts import Beats, Hint, Kind, Role, Trust
+from bot.domain.facts import Hint, Kind, Role, Trust
 from bot.domain.session import EARLY_MS
 from bot.feeds import wire
+from bot.web.gateway import stored
+from bot.web.gateway.room import End, Pulse, Room, Seen
 
 KEEP_ROOM_MS = 24 * 3600 * 1000
 MAX_ROOMS = 20_000
-MAX_STATEMENTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Somebody came or went, by our clock."""
-
-    at_ms: int
-    trust: Trust
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    at_ms: int
-    ended_by: str
-    reason: str
-    trust: Trust
-
-
-@dataclass(slots=True)
-class Pulse:
-    """The heartbeats of one level of trust."""
-
-    beats: Beats = field(default_factory=Beats)
-    unsent: int = 0
-    sent_ms: int | None = None
-    timed_out: bool = False
-
-
-@dataclass(slots=True)
-class Room:
-    name: str
-    touched_ms: int
-    student: Address | None = None
-    tutor: Address | None = None
-    trust: Trust = Trust.ANONYMOUS  # of whoever named the addresses
-    language_id: int | None = None
-    start_ms: int | None = None
-    ended: End | None = None
-    here: dict[Role | None, Seen] = field(default_factory=dict)
-    away: dict[Role | None, Seen] = field(default_factory=dict)
-    pulses: dict[Trust, Pulse] = field(default_factory=dict)
-    statements: list[dict[str, Any]] = field(default_factory=list)  # signed, with the time they came at
-
-    def name_addresses(self, student: Address | None, tutor: Address | None, trust: Trust) -> None:
-        """Takes addresses that are trusted more than the known ones, and otherwise only what is missing."""
-        if trust > self.trust:
-            self.student, self.tutor, self.trust = student or self.student, tutor or self.tutor, trust
-        else:
-            self.student, self.tutor = self.student or student, self.tutor or tutor
-
-    def is_over(self, trust: Trust) -> bool:
-        """Whether its end was said by somebody trusted as much, and no heartbeat of that trust came later."""
-        if self.ended is None or self.ended.trust < trust:
-            return False
-        pulse = self.pulses.get(trust)
-        return pulse is None or pulse.beats.last_ms <= self.ended.at_ms
-
-    def sign(self, said: dict[str, Any], at_ms: int) -> None:
-        """Remembers a signed statement for a keeper that wasn't there; a few, and none that has expired."""
-        timely = [one for one in self.statements if one["expires"] * 1000 > at_ms]
-        self.statements = [*timely, {**said, "at": at_ms}][-MAX_STATEMENTS:]
-
-    def as_record(self) -> dict[str, Any]:
-        """This room in `GET /api/sessions`, for the keeper. Times in epoch ms by the gateway's clock."""
-        return {**self.as_view(), "statements": self.statements}
-
-    def as_view(self) -> dict[str, Any]:
-        """This room for everybody."""
-        pulses = [pulse.beats for pulse in self.pulses.values()]
-        return {
-            "room": self.name,
-            "studentAddress": self.student,
-            "tutorAddress": self.tutor,
-            "languageId": self.language_id,
-            "startTime": self.start_ms,
-            "trust": wire.claim_of(self.trust),
-            "ended": _end_record(self.ended),
-            "here": _seen_record(self.here),
-            "away": _seen_record(self.away),
-            "lastHeartbeat": max((beats.last_ms for beats in pulses), default=None),
-            "heartbeats": sum(beats.count for beats in pulses),
-            "beats": [
-                {
-                    "trust": wire.claim_of(trust),
-                    "count": pulse.beats.count,
-                    "first": pulse.beats.first_ms,
-                    "last": pulse.beats.last_ms,
-                }
-                for trust, pulse in self.pulses.items()
-            ],
-        }
-
-
-def _end_record(end: End | None) -> dict[str, Any] | None:
-    if end is None:
-        return None
-    return {"at": end.at_ms, "endedBy": end.ended_by, "reason": end.reason, "trust": wire.claim_of(end.trust)}
-
-
-def _seen_record(seen: dict[Role | None, Seen]) -> list[dict[str, Any]]:
-    return [{"role": role, "at": one.at_ms, "trust": wire.claim_of(one.trust)} for role, one in seen.items()]
 
 
 class Rooms:
-    """All rooms, the one heard of last at the end."""
+    """All rooms. `changed` names those that differ from what is kept."""
+
+    kind = "room"
 
     def __init__(self, *, max_rooms: int = MAX_ROOMS) -> None:
+        self.changed: set[str] = set()
         self._rooms: OrderedDict[str, Room] = OrderedDict()
         self._max_rooms = max_rooms
         self._unsent: set[str] = set()
@@ -150,7 +52,8 @@ class Rooms:
         if room is None:
             room = self._rooms[name] = Room(name, now_ms)
             if len(self._rooms) > self._max_rooms:
-                self._rooms.popitem(last=False)
+                self.changed.add(self._rooms.popitem(last=False)[0])
+        self.changed.add(name)
         room.touched_ms = now_ms
         self._rooms.move_to_end(name)
         return room
@@ -173,11 +76,13 @@ class Rooms:
                 for role in [hint.role, None] if hint.role else list(room.away):
                     if role in room.away and room.away[role].trust <= hint.trust:
                         del room.away[role]
+                        room.graced.discard(role)
                 _put(room.here, hint.role, seen)
             case Kind.DISCONNECTED:
                 if hint.role in room.here and room.here[hint.role].trust <= hint.trust:
                     del room.here[hint.role]
                 _put(room.away, hint.role, seen)
+                room.graced.discard(hint.role)
             case Kind.ENDED:
                 # The first word of an end counts, unless a more trusted one comes.
                 if room.ended is None or room.ended.trust < hint.trust:
@@ -185,6 +90,7 @@ class Rooms:
             case Kind.STILL_HERE if hint.trust is Trust.PROVEN:
                 room.ended = None
                 room.away.clear()
+                room.graced.clear()
             case _:
                 pass
         return room
@@ -204,6 +110,7 @@ class Rooms:
                     waiting = True
                     continue
                 count, pulse.unsent, pulse.sent_ms = pulse.unsent, 0, now_ms
+                self.changed.add(room.name)
                 yield room, trust, count
             if not waiting:
                 self._unsent.discard(name)
@@ -222,18 +129,47 @@ class Rooms:
                     continue
                 if now_ms - max(last_ms, since_ms) >= timeout_ms:
                     pulse.timed_out = True
+                    self.changed.add(room.name)
                     yield room, trust, last_ms
+
+    def due_graces(self, now_ms: int, grace_ms: int, *, since_ms: int) -> Iterator[tuple[Room, Role | None, Seen]]:
+        """Participants who were lost and didn't come back within the grace, each once: room, role, when.
+
+        A return before `since_ms` would have been missed: then the grace is counted from there.
+        """
+        for room in self._rooms.values():
+            for role, lost in room.away.items():
+                if role in room.graced or room.is_over(lost.trust):
+                    continue
+                if now_ms - max(lost.at_ms, since_ms) >= grace_ms:
+                    room.graced.add(role)
+                    self.changed.add(room.name)
+                    yield room, role, lost
 
     def prune(self, now_ms: int) -> None:
         """Forgets rooms that nothing was heard of for a day."""
-        while self._rooms:
-            oldest = next(iter(self._rooms.values()))
-            if now_ms - oldest.touched_ms < KEEP_ROOM_MS:
-                return
-            self._rooms.popitem(last=False)
+        for name in [name for name, room in self._rooms.items() if now_ms - room.touched_ms >= KEEP_ROOM_MS]:
+            del self._rooms[name]
+            self.changed.add(name)
+
+    def names(self) -> Iterable[str]:
+        return self._rooms.keys()
+
+    def dump(self, name: str) -> tuple[str, int] | None:
+        room = self._rooms.get(name)
+        return None if room is None else (stored.dump(room), room.touched_ms + KEEP_ROOM_MS)
+
+    def restore(self, name: str, text: str) -> None:
+        older = stored.load(name, text)
+        known = self._rooms.setdefault(name, older)
+        if known is not older:
+            known.fill(older)
+        if any(pulse.unsent for pulse in known.pulses.values()):
+            self._unsent.add(name)
 
     def as_record(self) -> list[dict[str, Any]]:
-        return [room.as_record() for room in self._rooms.values()]
+        """The one heard of last at the end; what was kept comes back in any order."""
+        return [room.as_record() for room in sorted(self._rooms.values(), key=lambda room: room.touched_ms)]
 
 
 def _put(seen: dict[Role | None, Seen], role: Role | None, new: Seen) -> None:
