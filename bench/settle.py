@@ -1,9 +1,10 @@
 """`make bench-settle`: what a settlement costs, one at a time and five hundred at once.
 
 *Latency*: from the decision, as stored, to the node's acceptance of the signed bytes, one settlement at a time.
-Beside each, the same calls are made bare: the requests that the daemon has just made, in the same order (together where
-it made them together), with one durable commit before the transaction is sent, by a client that does nothing else. The
-ratios are the daemon's percentiles over the bare ones. Signing isn't part of the bare time.
+Beside each, the same calls are made bare (`bench.bare`): the requests that the daemon has just made, in the same order
+(together where it made them together), with one durable commit before the transaction is sent, by a process that does
+nothing else. Both end by the proxy's clock. The ratios are the daemon's percentiles over the bare ones. What the daemon
+has to do besides counts against it: store the decision, decode, check, sign.
 *Burst*: all sessions are given to `settle` at once, through the inbox, with blocks of 30 M gas every 2 s.
 
 Promises: one JSON line on stdout (`latency_ratio_p50, latency_ratio_p99, burst_settled, burst_blocks, last_broadcast_s,
@@ -27,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 from eth_abi import encode
 from eth_account import Account
@@ -178,7 +178,8 @@ class Record:
         rows = self._rows(
             "SELECT created_ms FROM actions WHERE kind = 'settle' AND session_key LIKE ?", (f"{session_id}:%",)
         )
-        return rows[0][0] / 1000 if rows else None
+        # Stored in whole milliseconds, the rest cut off: half of one on average.
+        return (rows[0][0] + 0.5) / 1000 if rows else None
 
     def settled(self, sessions: list[int]) -> int:
         low, high = min(sessions), max(sessions)
@@ -217,32 +218,38 @@ class Latency:
 
 
 class Bare:
-    """The same calls without a keeper around them."""
+    """The same calls without a keeper around them, by `bench.bare`."""
 
-    def __init__(self, url: str, node: Node, dao: LangDAO, owner: Any, folder: Path) -> None:
-        self._url = url
-        self._node = node
-        self._dao = dao
-        self._account = Account.from_key(owner.key)
-        self._http = aiohttp.ClientSession()
-        self._file = sqlite3.connect(folder / "bare.db", isolation_level=None)
-        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "CREATE TABLE txs (raw TEXT)"):
-            self._file.execute(statement)
+    def __init__(self, process: asyncio.subprocess.Process, world: World) -> None:
+        self._process = process
+        self._world = world
+        self._account = Account.from_key(world.owner.key)
+
+    @classmethod
+    async def start(cls, world: World) -> Bare:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.bare", world.proxy.url, str(world.folder / "bare.db")),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        return cls(process, world)
 
     async def close(self) -> None:
-        await self._http.close()
-        self._file.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
 
     async def settle(self, template: list[list[Exchange]], was: str, tutor: str, latency: Latency) -> None:
         """Ends the tutor's session by the daemon's own calls, which were about the tutor `was`."""
-        head = await self._node.call("eth_getBlockByNumber", "latest", False)
+        node, dao = self._world.node, self._world.dao
+        head = await node.call("eth_getBlockByNumber", "latest", False)
         nonce, price = await asyncio.gather(
-            self._node.call("eth_getTransactionCount", self._account.address, "latest"), self._node.call("eth_gasPrice")
+            node.call("eth_getTransactionCount", self._account.address, "latest"), node.call("eth_gasPrice")
         )
         signed = self._account.sign_transaction(
             {
-                "chainId": self._dao.chain_id,
-                "to": self._dao.address,
+                "chainId": dao.chain_id,
+                "to": dao.address,
                 "data": END_SESSION + "00" * 12 + tutor[2:].lower(),
                 "nonce": int(nonce, 16),
                 "gas": 300_000,
@@ -251,21 +258,19 @@ class Bare:
             }
         )
         raw = signed.raw_transaction.to_0x_hex()
-        groups = [[self._as_now(one, was, tutor, head["hash"], raw) for one in group] for group in template]
-        began = time.perf_counter()
-        for group in groups:
-            if any(sends for _, sends in group):
-                before = time.perf_counter()
-                self._file.execute("BEGIN IMMEDIATE")
-                self._file.execute("INSERT INTO txs VALUES (?)", (raw,))
-                self._file.execute("COMMIT")
-                latency.phase("bare: the durable commit", time.perf_counter() - before)
-            before = time.perf_counter()
-            await asyncio.gather(*(self._post(body) for body, _ in group))
-            latency.phase("bare: one round of calls", time.perf_counter() - before)
-        latency.bare_ms.append((time.perf_counter() - began) * 1000)
+        rounds = [[self._as_now(one, was, tutor, head["hash"], raw) for one in group] for group in template]
+        first = len(self._world.proxy.exchanges)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"rounds": rounds, "raw": raw}).encode() + b"\n")
+        said = json.loads(await self._process.stdout.readline())
+        [send] = [one for one in self._world.proxy.exchanges[first:] if one.sends]
+        latency.bare_ms.append((send.ended - said["began"]) * 1000)
+        latency.phase("bare: the durable commit", said["commit_s"])
+        for round_s in said["rounds_s"]:
+            latency.phase("bare: one round of calls", round_s)
 
-    def _as_now(self, exchange: Exchange, was: str, tutor: str, head: str, raw: str) -> tuple[bytes, bool]:
+    def _as_now(self, exchange: Exchange, was: str, tutor: str, head: str, raw: str) -> str:
         document = json.loads(exchange.body)
         for call in document if isinstance(document, list) else [document]:
             if call["method"] == "eth_sendRawTransaction":
@@ -273,11 +278,7 @@ class Bare:
             else:
                 text = json.dumps(call["params"]).replace(was[2:].lower(), tutor[2:].lower())
                 call["params"] = [_at(one, head) for one in json.loads(text)]
-        return json.dumps(document).encode(), exchange.sends
-
-    async def _post(self, body: bytes) -> None:
-        async with self._http.post(self._url, data=body, headers=JSON) as answer:
-            json.loads(await answer.read())
+        return json.dumps(document)
 
 
 def _at(parameter: Any, head: str) -> Any:
@@ -299,7 +300,7 @@ def grouped(exchanges: list[Exchange]) -> list[list[Exchange]]:
 async def measure_latency(world: World, count: int) -> Latency:
     """`count` settlements by the daemon, each followed by a bare one. Sessions 1 … 2 × count."""
     latency = Latency()
-    bare = Bare(world.proxy.url, world.node, world.dao, world.owner, world.folder)
+    bare = await Bare.start(world)
     try:
         for number in range(count):
             session_id, tutor, other = 2 * number + 1, account(0xBB, 2 * number), account(0xBB, 2 * number + 1)
@@ -328,7 +329,7 @@ async def settled_by_daemon(world: World, session_id: int, tutor: str, latency: 
     mine = [
         one
         for one in world.proxy.exchanges[first:]
-        if one.began >= decided - 0.001 and 0 < one.ended <= send.ended and not FOLLOWING & set(one.methods)
+        if one.began >= decided - 0.002 and 0 < one.ended <= send.ended and not FOLLOWING & set(one.methods)
     ]
     latency.daemon_ms.append((send.ended - decided) * 1000)
     looks = [one for one in mine if not one.sends]

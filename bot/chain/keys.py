@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from bot.chain.signer import KeySigner, Signer
-from bot.errors import TryAgain
+from bot.errors import Misconfigured, TryAgain
 from bot.settings import Settings
 
 log = structlog.get_logger("signer")
@@ -26,7 +26,10 @@ async def open_signer(settings: Settings, hide: Callable[[str], None], *, must_a
     """
     match settings.key_source():
         case "BACKEND_PRIVATE_KEY":
-            return KeySigner(settings.key() or "")
+            try:
+                return KeySigner(settings.key() or "")
+            except ValueError:
+                raise Misconfigured("BACKEND_PRIVATE_KEY is no private key: zero, or above the curve's order") from None
         case "KEYSTORE_FILE":
             from bot.chain.keystore import open_keystore
 

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from bot.chain import envelope
 from bot.chain.signer import Signed
 from bot.domain.address import Address, checksum
 from bot.errors import Misconfigured, TryAgain
@@ -26,9 +27,6 @@ from bot.settings import shown
 MAX_REPLY_BYTES = 256 * 1024
 # Half the order of secp256k1: nodes refuse a signature whose s is above it (EIP-2).
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-# eth_account's names, in the order in which a transaction is encoded.
-_DYNAMIC = ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "data")
-_LEGACY = ("nonce", "gasPrice", "gas", "to", "value", "data")
 
 
 class SignerFailed(TryAgain):
@@ -126,11 +124,11 @@ def checked(raw: str, transaction: dict[str, Any], sender: Address) -> Signed:
 
     try:
         content = bytes.fromhex(raw.removeprefix("0x"))
-        dynamic = content[:1] == b"\x02"
+        dynamic = content[:1] == envelope.DYNAMIC_TYPE
         fields = rlp.decode(content[1:] if dynamic else content, strict=True)
     except (ValueError, rlp.DecodingError):
         raise ValueError("not an encoded transaction") from None
-    names = _DYNAMIC if dynamic else _LEGACY
+    names = envelope.DYNAMIC if dynamic else envelope.LEGACY
     # Besides the fields: the signature's three, and the access list of a dynamic-fee transaction.
     if not isinstance(fields, list) or len(fields) != len(names) + (4 if dynamic else 3):
         raise ValueError("not a transaction of the type asked for")
@@ -140,7 +138,7 @@ def checked(raw: str, transaction: dict[str, Any], sender: Address) -> Signed:
         raise ValueError("not an encoded transaction")
     asked = {"value": 0, "data": "0x", **transaction}
     for name, field in zip(names, fields, strict=False):
-        if field != _encoded(asked.get(name)):
+        if field != envelope.encoded(asked.get(name)):
             raise ValueError(f"{name} differs")
     if not dynamic and int.from_bytes(fields[6]) not in (35 + 2 * asked["chainId"], 36 + 2 * asked["chainId"]):
         raise ValueError("chainId differs")
@@ -153,12 +151,3 @@ def checked(raw: str, transaction: dict[str, Any], sender: Address) -> Signed:
     if signer != sender:
         raise ValueError(f"signed by {signer}")
     return Signed("0x" + content.hex(), "0x" + keccak(content).hex())
-
-
-def _encoded(value: Any) -> bytes | None:
-    """A field as it stands in the encoding: an integer without leading zeros, or bytes; None when it wasn't given."""
-    if value is None:
-        return None
-    if isinstance(value, int):
-        return value.to_bytes((value.bit_length() + 7) // 8)
-    return bytes(value) if isinstance(value, bytes | bytearray) else bytes.fromhex(str(value).removeprefix("0x"))

@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bot.domain.address import Address
+from coincurve import PrivateKey
+from eth_hash.auto import keccak
+
+from bot.chain import envelope
+from bot.domain.address import Address, checksum
+
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +41,22 @@ class Signer(Protocol):
 
 
 class KeySigner:
-    """Signs with a private key held in memory."""
+    """Signs with a private key held in memory, given as 32 bytes or their hex."""
 
     def __init__(self, key: str | bytes) -> None:
-        from web3 import Account  # late: importing web3 takes longer than everything else at start
-
-        self._account = Account.from_key(key)
-        self.address: Address = self._account.address
+        """Raises ValueError when this is no key."""
+        secret = bytes.fromhex(key.removeprefix("0x")) if isinstance(key, str) else key
+        if len(secret) != KEY_BYTES:
+            raise ValueError("a private key has 32 bytes")
+        self._key = PrivateKey(secret)
+        public = self._key.public_key.format(compressed=False)
+        address = checksum("0x" + keccak(public[1:])[-20:].hex())
+        assert address is not None
+        self.address: Address = address
 
     async def sign(self, transaction: dict[str, Any]) -> Signed:
-        signed = self._account.sign_transaction(transaction)
-        return Signed(signed.raw_transaction.to_0x_hex(), signed.hash.to_0x_hex())
+        content = envelope.sign(transaction, lambda digest: self._key.sign_recoverable(digest, hasher=None))
+        return Signed("0x" + content.hex(), "0x" + keccak(content).hex())
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -110,11 +110,7 @@ class Decisions:
             stored = records.add_action(tx, f"nudge:{key}:{decision.mark}", "nudge", key, number, now, payload)
             return (stored.id if stored.new else None), None, ""
         if decision.action is Action.END:
-            going_on = records.open_settle(tx, key)  # a reorg took the session and gave it back meanwhile
-            if going_on is not None:
-                return going_on, None, ""
-            count = records.settle_count(tx, key)
-            return records.add_action(tx, f"settle:{key}:{count}", "settle", key, number, now, payload).id, None, ""
+            return records.add_settle(tx, key, number, now, payload), None, ""
         if decision.action is Action.ALERT:
             text = _alert_text(key, live, decision, now)
             return None, records.add_alert(tx, f"alert.{decision.reason}", text, now, key), text
