@@ -1,5 +1,7 @@
 """`make chaos SEED=… COUNT=…`: so many runs, each with a crash, on one Anvil, several keepers side by side.
 
+Half of the runs are of direct mode, half of guarded mode, eighteen at a time.
+
 Promises: the last line on stdout is one JSON object (`runs, decided, ended, lost, double, wrong_session,
 unexplained`); the exit code is 0 only if all runs took place and the last four are 0. What was wrong is said on stderr
 with the run's number: `--only N` plays that plan again. The logs stay when something was wrong.
@@ -19,7 +21,7 @@ from collections.abc import AsyncIterator
 
 from scripts.chaos.lane import Lane, Result
 from scripts.chaos.nursery import Nursery
-from scripts.chaos.plan import plan
+from scripts.chaos.plan import is_guarded, plan
 from scripts.world import anvil, deployment, processes
 from scripts.world.processes import Crew, Failed
 
@@ -33,13 +35,17 @@ def say(text: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def lanes(crew: Crew, count: int) -> AsyncIterator[list[Lane]]:
-    """So many keepers on one node, running."""
+async def lanes(crew: Crew, modes: list[bool]) -> AsyncIterator[list[Lane]]:
+    """A keeper for each of these on one node, running; True: a guarded one."""
+    count = len(modes)
     _, node = await anvil.start(crew, block_time_s=BLOCK_S, accounts=deployment.ACCOUNTS_PER_WORLD * count)
     deployed = await deployment.deploy(crew, node, worlds=count, students=2 * LESSONS, tutors=LESSONS)
     nursery = Nursery(crew)
     await nursery.open()
-    made = [Lane(crew, nursery, node, one, number) for number, one in enumerate(deployed)]
+    made = [
+        Lane(crew, nursery, node, one, number, guarded=guarded)
+        for number, (one, guarded) in enumerate(zip(deployed, modes, strict=True))
+    ]
     try:
         await asyncio.gather(*(lane.open() for lane in made))
         yield made
@@ -48,13 +54,15 @@ async def lanes(crew: Crew, count: int) -> AsyncIterator[list[Lane]]:
         await node.close()
 
 
-async def play(made: list[Lane], seed: int, numbers: collections.deque[int]) -> list[Result]:
-    """All runs, each by the first lane that is free."""
+async def play(made: list[Lane], seed: int, numbers: list[int]) -> list[Result]:
+    """All runs, each by the first lane of its mode that is free."""
     results: list[Result] = []
+    queues = {mode: collections.deque(n for n in numbers if is_guarded(n) is mode) for mode in (False, True)}
 
     async def work(lane: Lane) -> None:
-        while numbers:
-            drawn = plan(seed, numbers.popleft(), LESSONS)
+        queue = queues[lane.guarded]
+        while queue:
+            drawn = plan(seed, queue.popleft(), LESSONS)
             try:
                 result = await lane.run(drawn)
             except (Failed, OSError, TimeoutError) as error:
@@ -93,16 +101,18 @@ async def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--lanes", type=int, default=3, help="keepers side by side")
+    parser.add_argument("--lanes", type=int, default=4, help="keepers side by side, half of them guarded")
     parser.add_argument("--only", type=int, help="play this run of the seed alone")
     asked = parser.parse_args()
-    numbers = collections.deque(range(asked.count) if asked.only is None else [asked.only])
+    numbers = list(range(asked.count)) if asked.only is None else [asked.only]
     wanted = len(numbers)
+    needed = sorted({is_guarded(number) for number in numbers})
+    modes = [needed[lane % len(needed)] for lane in range(max(len(needed), min(asked.lanes, wanted)))]
     results: list[Result] = []
     began = time.monotonic()
     async with processes.crew("chaos") as crew:
         try:
-            async with processes.interruptible(), lanes(crew, min(asked.lanes, wanted)) as made:
+            async with processes.interruptible(), lanes(crew, modes) as made:
                 results = await play(made, asked.seed, numbers)
         except Failed as error:
             say(f"chaos can't be played: {error}")

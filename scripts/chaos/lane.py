@@ -1,4 +1,4 @@
-"""One keeper, one contract, one owner: runs follow each other here, each with at least one SIGKILL.
+"""One keeper, one contract, one mode: runs follow each other here, each with at least one SIGKILL.
 
 Promises: a run leaves the contract without active sessions and the keeper running, or says that it couldn't. The
 keeper's process lives on between runs, so that one crash costs one start.
@@ -22,6 +22,7 @@ from scripts.chaos.proxy import ChaosProxy
 from scripts.chaos.record import Record
 from scripts.world import deployment
 from scripts.world.chain import END_GAS, END_SESSION, End, Key, LangDAO, Node, Reverted, RpcError
+from scripts.world.delegation import delegate
 from scripts.world.deployment import Deployed
 from scripts.world.keeper import Keeper
 from scripts.world.processes import Crew, Failed
@@ -75,8 +76,12 @@ class Lesson:
 class Lane:
     """See the module. `lessons` at most can be held at once; for each there are two students and a tutor."""
 
-    def __init__(self, crew: Crew, nursery: Nursery, node: Node, deployed: Deployed, number: int) -> None:
+    def __init__(
+        self, crew: Crew, nursery: Nursery, node: Node, deployed: Deployed, number: int, *, guarded: bool
+    ) -> None:
         self.name = f"lane-{number}"
+        self.guarded = guarded
+        self._signer = deployed.keeper if guarded else deployed.owner
         self.lessons = len(deployed.tutors)
         self._deployed = deployed
         self._node = node
@@ -107,11 +112,13 @@ class Lane:
 
     async def open(self) -> None:
         await self._proxy.start()
+        if self.guarded:
+            await delegate(self._node, self._deployed)
         settings = {
             "RPC_URL": self._proxy.url,
             "CONTRACT_ADDRESS": self._deployed.contract,
             "START_BLOCK": self._deployed.deploy_block,
-            "BACKEND_PRIVATE_KEY": self._deployed.owner.key,
+            "BACKEND_PRIVATE_KEY": self._signer.key,
             **SETTINGS,
         }
         self._keeper = WarmKeeper(self._crew, self._nursery, self.name, settings)
@@ -204,13 +211,13 @@ class Lane:
         ends = [end for end in await self._dao.ends(self._first_block) if end.block <= last]
         blocks = await self._node.blocks(self._first_block, last)
         self._first_block = last + 1
-        owner = self._deployed.owner.address
+        signer = self._signer.address
         decided, known, txs = self.record.decided(), self.record.settlements(), self.record.txs()
         asked = {lesson.session_id for lesson in lessons}
         for lesson in lessons:
             self._judge_lesson(result, lesson, ends, decided, known)
         for end in ends:
-            if end.session_id not in asked and end.sender == owner:
+            if end.session_id not in asked and end.sender == signer:
                 result.wrong_session.append(f"{end.session_id} was ended by {end.tx_hash}")
         for lesson in following:
             if lesson.session_id not in {end.session_id for end in ends} and not await self._active(lesson):
@@ -226,7 +233,7 @@ class Lane:
         ours = {tx.hash for tx in txs}
         for block in blocks:
             for tx in block["transactions"]:
-                if tx["from"].lower() == owner.lower() and tx["hash"] not in ours:
+                if tx["from"].lower() == signer.lower() and tx["hash"] not in ours:
                     result.unexplained.append(f"{tx['hash']} was mined and isn't in the record")
         await self._judge_nonces(result)
         for text in self.record.suspicions():
@@ -251,7 +258,7 @@ class Lane:
         [end], written = found, known.get(number)
         if written is None or written["tx_hash"] != end.tx_hash:
             result.unexplained.append(f"session {number} ended in {end.tx_hash}, written down is {written}")
-        elif end.sender == self._deployed.owner.address:
+        elif end.sender == self._signer.address:
             if number not in decided or not written["by_keeper"] or not written["reason"]:
                 result.unexplained.append(f"session {number} ended by the keeper, written down is {written}")
         elif written["by_keeper"]:
@@ -260,8 +267,8 @@ class Lane:
     async def _judge_nonces(self, result: Result) -> None:
         """A nonce that is used in the pool and not on the chain is a gap or a transaction that hangs."""
         used, pending = await asyncio.gather(
-            self._node.call("eth_getTransactionCount", self._deployed.owner.address, "latest"),
-            self._node.call("eth_getTransactionCount", self._deployed.owner.address, "pending"),
+            self._node.call("eth_getTransactionCount", self._signer.address, "latest"),
+            self._node.call("eth_getTransactionCount", self._signer.address, "pending"),
         )
         if used != pending:
             result.unexplained.append(f"nonce {int(used, 16)} is the chain's, {int(pending, 16)} the pool's")

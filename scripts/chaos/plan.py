@@ -37,6 +37,7 @@ class Kill:
 @dataclass(frozen=True, slots=True)
 class Plan:
     number: int
+    guarded: bool  # the keeper ends sessions through the settlement guard
     lessons: int
     kill: Kill
     restart: Restart
@@ -45,13 +46,20 @@ class Plan:
 
     def __str__(self) -> str:
         again = f", again at {self.again.window}" if self.again else ""
-        return f"run {self.number}: {self.lessons} lessons, killed at {self.kill.window}{again}, back {self.restart}"
+        which = f"run {self.number}, {'guarded' if self.guarded else 'direct'}: {self.lessons} lessons"
+        return f"{which}, killed at {self.kill.window}{again}, back {self.restart}"
+
+
+def is_guarded(number: int) -> bool:
+    """The next 18 runs are of the other mode."""
+    return number // (len(Window) * len(Restart)) % 2 == 1
 
 
 def plan(seed: int, number: int, most_lessons: int) -> Plan:
     draw = random.Random(f"{seed}:{number}")
     return Plan(
         number=number,
+        guarded=is_guarded(number),
         lessons=draw.randint(1, most_lessons),
         # Every window with every way back, in turn: 18 runs meet them all. Chance decides the rest.
         kill=_kill(draw, list(Window)[number % len(Window)]),

@@ -15,7 +15,7 @@ from typing import Any
 # A transaction in one of these is not accounted for.
 OPEN_STATES = ("stored", "sent")
 # What a keeper that is alone with its key has no reason to say.
-SUSPICIOUS = ("alert.wrong-session", "alert.foreign-nonce")
+SUSPICIOUS = ("alert.wrong-session", "alert.foreign-nonce", "alert.former-key", "alert.delegation")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class Deployed:
     contract: str
     deploy_block: int
     owner: Key
+    keeper: Key  # may call the guard
+    guard: str  # nobody's code until somebody delegates to it
     students: tuple[Key, ...]
     tutors: tuple[Key, ...]
 
@@ -67,6 +69,8 @@ def _deployed(chain_id: int, world: dict[str, Any]) -> Deployed:
         contract=world["contract"],
         deploy_block=world["deploy_block"],
         owner=Key(**world["owner"]),
+        keeper=Key(**world["keeper"]),
+        guard=world["guard"],
         students=tuple(Key(**key) for key in world["students"]),
         tutors=tuple(Key(**key) for key in world["tutors"]),
     )

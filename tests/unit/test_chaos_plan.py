@@ -13,9 +13,10 @@ def test_plan__same_seed_and_number__is_the_same() -> None:
     assert [plan(7, number, 4) for number in range(50)] != [plan(8, number, 4) for number in range(50)]
 
 
-def test_plan__fifty_runs__meet_every_window_with_every_restart() -> None:
+def test_plan__fifty_runs__meet_every_window_with_every_restart_in_both_modes() -> None:
     drawn = [plan(1, number, 4) for number in range(50)]
-    assert {(one.kill.window, one.restart) for one in drawn} == {(w, r) for w in Window for r in Restart}
+    met = {(one.guarded, one.kill.window, one.restart) for one in drawn}
+    assert met == {(mode, window, restart) for mode in (False, True) for window in Window for restart in Restart}
     assert {one.lessons for one in drawn} == {1, 2, 3, 4}
     assert any(one.again for one in drawn)
 
