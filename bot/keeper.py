@@ -26,6 +26,7 @@ import structlog
 
 from bot.domain.facts import Hint
 from bot.domain.feeds import SOCKET, WEBHOOK
+from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import Misconfigured, TryAgain
 from bot.ground import Ground, opened
 from bot.hooks import ChainHooks, EffectHooks, FeedHooks, SenderHooks, SocketLine
@@ -66,6 +67,8 @@ async def run(settings: Settings) -> int:
     """Runs the daemon until it is told to stop; the exit code."""
     sys.setswitchinterval(SWITCH_S)
     _say_mode(settings)
+    hints = settings.policy().hints
+    log.info("keeper.trusts", text=f"TRUST_BACKEND_HINTS={hints}: {RISK_OF_HINTS[hints]}")
     async with opened(settings) as ground:
         keeper = Keeper(settings, ground)
         return await keeper.run()
@@ -235,7 +238,7 @@ class Keeper:
         if self._listen:
             self._make_nudger()
         await self.inbox.load_paused()
-        await self.reconciler.load(await self._ground.writer(last_seen_s))
+        await self.reconciler.load(await self._ground.writer(last_seen_s), watches=self._listen)
         if self.balances is not None:
             self.balances.ask({live.session.key.student for live in self.reconciler.active()})
         self.chain_hooks.tell_sender()

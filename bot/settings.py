@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot.domain.address import checksum
-from bot.domain.policy import Policy
+from bot.domain.policy import Hints, Policy
 from bot.errors import Misconfigured
 
 KEY_PATTERN = re.compile(r"(0x)?[0-9a-fA-F]{64}")
@@ -232,6 +232,18 @@ class Settings(BaseSettings):
     end_orphans: bool = Field(False, description="1: end such sessions too")
     feed_silence_s: float = Field(45, gt=0, description="the webhook feed counts as down after so long without a post")
     sole_room_timeout_s: float = Field(300, gt=0, description="silence of the only room heard ends it only after this")
+    trust_backend_hints: Literal["yes", "corroborated", "no"] = Field(
+        "yes",
+        description="what the backend's word that a lesson is over can do: yes, it ends it unless contradicted; "
+        "corroborated, only with silence of heartbeats or a delivered nudge beside it; no, it never does",
+    )
+    mass_end_count: int = Field(10, ge=0, description="the mass-end breaker trips at more ends than this within 30 s")
+    mass_end_share: float = Field(
+        0.5, ge=0, le=1, description="if they are more than this share of active sessions too"
+    )
+    mass_hold_max_s: float = Field(
+        900, gt=0, description="how long it holds the ends of sessions that have been silent since, without `resume`"
+    )
     effect_max_age_s: float = Field(600, gt=0, description="nobody is messaged about anything older")
 
     @field_validator("contract_address", "remote_signer_address")
@@ -370,6 +382,10 @@ class Settings(BaseSettings):
             end_orphans=self.end_orphans,
             sole_room_timeout_ms=_ms(self.sole_room_timeout_s),
             effect_max_age_ms=_ms(self.effect_max_age_s),
+            hints=Hints(self.trust_backend_hints),
+            mass_end_count=self.mass_end_count,
+            mass_end_share=self.mass_end_share,
+            mass_hold_max_ms=_ms(self.mass_hold_max_s),
         )
 
     def endpoints(self) -> tuple[str, ...]:

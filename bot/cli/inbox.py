@@ -52,8 +52,9 @@ def answer(database: Database, number: int, timeout_s: float = ACKNOWLEDGED_S) -
 
 def set_paused(database: Database, paused: bool) -> dict[str, Any]:
     """Pauses or resumes, through the daemon or, when none runs, for the next one. Returns what came of it."""
+    from bot.domain.facts import Source
     from bot.ops.status import daemon_pid
-    from bot.store import identity
+    from bot.store import breaker, identity
     from bot.store.lock import Lock
 
     pid = daemon_pid(database, now_ms())
@@ -64,6 +65,9 @@ def set_paused(database: Database, paused: bool) -> dict[str, Any]:
     try:
         with database.write(durable=True) as session:
             identity.put(session, "paused", "1" if paused else "0")
+            last = breaker.newest(session)
+            if not paused and last is not None and last.tripped:
+                breaker.note(session, breaker.RELEASED, Source.OPERATOR, now_ms())
     finally:
         lock.release()
     return {"paused": paused, "daemon": None, "answer": None}

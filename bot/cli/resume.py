@@ -1,4 +1,4 @@
-"""`langdao-keeper resume`: the end of `pause`."""
+"""`langdao-keeper resume`: the end of `pause`, and of what the mass-end breaker holds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from bot.cli.inbox import set_paused
 @json_option
 def command(as_json: bool) -> None:
     """Sign again after `pause`. What fell due meanwhile is decided anew.
+
+    It also releases what the mass-end breaker holds, as too many lessons seemed to end at once: you know that they did.
 
     \b
     Example:

@@ -101,6 +101,8 @@ def render(data: dict[str, Any], *, shown: int = SHOWN, settled: int = SHOWN) ->
 
     now = data["now_ms"]
     parts: list[RenderableType] = [_daemon_line(data), _head_line(data), _feeds_line(data)]
+    if held := (data["breaker"] or {}).get("held"):
+        parts.append(_breaker_line(data["breaker"], held, now))
     waiting = data["waiting"]
     cost = Text("Waiting  ", style="bold")
     if waiting["sessions"]:
@@ -144,6 +146,18 @@ def _daemon_line(data: dict[str, Any]) -> RenderableType:
             line.append(", but it hasn't said anything lately", style="bold red")
     if daemon["paused"]:
         line.append("  PAUSED (`langdao-keeper resume`)", style="bold yellow")
+    return line
+
+
+def _breaker_line(breaker: dict[str, Any], held: int, now: int) -> RenderableType:
+    from rich.text import Text
+
+    from bot.ops.words import amount, away, count
+
+    line = Text("Breaker  ", style="bold")
+    cost, per_minute = amount(int(breaker["cost"])), amount(int(breaker["per_minute"]))
+    line.append(f"holds the ends of {count(held, 'session')}: {cost} so far, {per_minute} a minute", style="bold red")
+    line.append(f"; the silent ones are ended {away(breaker['until_ms'], now)}, all by `langdao-keeper resume`")
     return line
 
 

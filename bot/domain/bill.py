@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+PYUSD_DECIMALS = 6
+
 
 class Overbilled(NamedTuple):
     seconds: int
     amount: int
+
+
+def amount(base_units: int) -> str:
+    """An amount of PYUSD in words: at least three decimals, as many more as it needs."""
+    whole, rest = divmod(abs(base_units), 10**PYUSD_DECIMALS)
+    decimals = f"{rest:0{PYUSD_DECIMALS}d}".rstrip("0").ljust(3, "0")
+    return f"{'-' if base_units < 0 else ''}{whole:,}.{decimals} PYUSD"
 
 
 def cost(rate: int, started_at: int, now: int, balance: int | None = None) -> int:

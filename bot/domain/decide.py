@@ -3,10 +3,8 @@
 Goals
  - never end a lesson that goes on, end every lesson that is over, and be able to say why.
 Approach
- - Each row of the design's table is one rule below: from a session it derives when somebody should be nudged and when
-   the end falls due. Rules don't know of each other; the earliest due end wins.
- - Silence is not evidence while a feed is down. A rule that reads silence asks `_proven` when that silence had been
-   observed for long enough by a feed that was up all the while.
+ - Each row of `bot.domain.table` is a rule of `bot.domain.rules`: from a session it derives when somebody should be
+   nudged and when the end falls due. Here the rules meet: the earliest due end that nothing holds wins.
 Promises
  - `decide` is pure and total: no clock, no I/O, an answer for every session.
  - An unauthenticated word never makes an end due.
@@ -15,11 +13,12 @@ Doesn't promise that a decision can be carried out: the chain is asked again bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from bot.domain.policy import Policy
+from bot.domain import breaker
+from bot.domain.policy import Hints, Policy
+from bot.domain.rules import RULES, Due, World, corroborated_ms, heartbeats_silent
 from bot.domain.session import Session, Word
 
 
@@ -33,41 +32,6 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
-    """The feed that a session's signs of life come by: up without a break since, and until, if it is down now."""
-
-    since_ms: int = 0
-    until_ms: int | None = None  # None: it is up
-    sole_room: bool = False  # the feed can't be told from its only room: silence of one is silence of both
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What `decide` needs to know beyond the session itself."""
-
-    feed: Feed = field(default_factory=Feed)
-    reachable: bool = True  # some channel can reach participants
-    direct: bool = True  # we sign with the owner's key, as the backend does
-    hold: str | None = None  # why nothing may be signed at all: watching, paused
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """What one rule makes of a session. `nudges` are (mark, at): a mark is nudged once."""
-
-    rule: str
-    since_ms: int
-    end_ms: int | None = None
-    nudges: tuple[tuple[str, int], ...] = ()
-    ask: bool = False  # the nudge asks whether the lesson goes on
-    alert_ms: int | None = None  # the operator should know, and then decides
-    waits_for: str | None = None  # why there is no due time though the signal is there
-    call_ended_ms: int | None = None  # when the call itself ended, as far as this rule knows
-    hint: bool = True  # rests on somebody's word off chain: the backend gets a head start
-    once: frozenset[str] = frozenset()  # marks of nudges that aren't repeated
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """What to do about a session. `reason` is the rule's name; `inputs` are the values that it saw."""
 
@@ -77,27 +41,25 @@ class Decision:
     mark: str | None = None  # of the nudge or alert, which is given once
     ask: bool = False
     due_ms: int | None = None  # when the end falls due, if it is known
+    evidence_ms: int = 0  # the newest that it rests on
     inputs: dict[str, int | str | bool | None] = field(default_factory=dict)
-
-
-Rule = Callable[[Session, Policy, World], Iterator[Due]]
 
 
 def decide(session: Session, policy: Policy, world: World, now_ms: int) -> Decision:
     """What to do about `session` at `now_ms` (epoch ms, the keeper's clock)."""
     if session.ended:
         return Decision(Action.CLOSE, "ended-on-chain")
-    dues = [_with_waits(due, session, policy, world) for rule in RULES for due in rule(session, policy, world)]
-    dues = [_with_reminders(due, session, policy) for due in dues]
+    dues = [_weighed(due, session, policy, world) for rule in RULES for due in rule(session, policy, world)]
+    dues = [_with_reminders(_with_waits(due, session, policy, world), session, policy) for due in dues]
     ending = min((due for due in dues if due.end_ms is not None), key=_end_of, default=None)
     if ending is not None and now_ms >= _end_of(ending):
-        return _end(session, policy, world, ending, now_ms)
+        return _end(session, policy, world, [due for due in dues if now_ms >= _end_of(due)], now_ms)
     nudge = _first_nudge(session, policy, dues, now_ms)
     if nudge is not None:
         due, mark = nudge
         return _decision(Action.NUDGE, due, session, _next_look(session, dues, now_ms), mark=mark, ending=ending)
     for due in dues:
-        mark = f"{due.rule}@{due.since_ms}"
+        mark = f"alert:{due.rule}@{due.since_ms}"
         if due.alert_ms is not None and now_ms >= due.alert_ms and mark not in session.nudged:
             return _decision(Action.ALERT, due, session, _next_look(session, dues, now_ms), mark=mark, ending=ending)
     look = _next_look(session, dues, now_ms)
@@ -123,158 +85,15 @@ def call_ended_ms(session: Session, policy: Policy, world: World, by_ms: int) ->
     return said if any(due.call_ended_ms is not None for due in dues) else None
 
 
-# The rules: the rows of the design's table -----------------------------------------------------------------------
-
-
-def ended_by_participant(session: Session, policy: Policy, world: World) -> Iterator[Due]:
-    """An end hint counts once the session's own heartbeats, if it had any, are silent for the grace."""
-    hint = session.ended_hint
-    if hint is None:
-        return
-    alive = max(session.beats.last_ms, session.life_ms)
-    grace, again = policy.disconnect_grace_ms, session.ended_again
-    if again is not None and hint.at_ms + grace < alive <= again.at_ms + grace:
-        hint = again  # the first word was contradicted, the newest isn't
-    contradicted = alive > hint.at_ms + grace
-    quiet: int | None = hint.at_ms + grace  # without heartbeats or a way to tell anybody, the grace is still given
-    if session.beats.count or contradicted:
-        quiet = _proven(alive, grace, world.feed)
-        if quiet is None and not contradicted:  # an explicit word: where no feed can prove silence, a long one will do
-            quiet = _since(alive, world.feed) + policy.sole_room_timeout_ms
-    end = None if quiet is None else max(hint.at_ms + _window(session, policy, world), quiet)
-    if not contradicted:
-        nudges = ((f"ended@{hint.at_ms}", hint.at_ms),)
-        yield Due("ended", hint.at_ms, end, nudges, call_ended_ms=hint.at_ms)
-        return
-    # Contradiction: signs of life go on after the end hint. Both are asked; an answer withdraws the hint.
-    cap = hint.at_ms + policy.contradiction_cap_ms
-    asked = bool(session.asked_ms)
-    answer_by = max(cap, session.asked_ms + policy.nudge_window_ms)  # a question delivered late can still be answered
-    yield Due(
-        "contradiction",
-        hint.at_ms,
-        min(time for time in (end, answer_by) if time is not None) if asked else end,
-        ((f"ask@{hint.at_ms}", hint.at_ms + policy.disconnect_grace_ms),),
-        ask=True,
-        alert_ms=None if asked else cap,
-        waits_for="answer",
-    )
-
-
-def connection_lost(session: Session, policy: Policy, world: World) -> Iterator[Due]:
-    """A lost connection that doesn't come back within the grace, by a source that could report the return."""
-    for role, lost in session.away.items():
-        name = f"away:{role}" if role else "away"
-        back_by = _proven(lost.at_ms, policy.disconnect_grace_ms, world.feed)
-        if back_by is None and world.feed.sole_room:
-            back_by = _since(lost.at_ms, world.feed) + policy.sole_room_timeout_ms
-        if back_by is None:
-            yield Due(name, lost.at_ms, waits_for="feed-down", call_ended_ms=lost.at_ms)
-            continue
-        nudges = ((f"{name}@{lost.at_ms}", back_by),)
-        if not lost.can_return:
-            yield Due(name, lost.at_ms, None, nudges, waits_for="end-or-timeout", call_ended_ms=lost.at_ms)
-            continue
-        yield Due(name, lost.at_ms, back_by + _window(session, policy, world), nudges, call_ended_ms=lost.at_ms)
-
-
-def heartbeats_silent(session: Session, policy: Policy, world: World) -> Iterator[Due]:
-    """The keeper's own heartbeat timeout, armed by a real series of authenticated heartbeats."""
-    beats = session.beats
-    if beats.count < policy.heartbeat_arm_count or beats.last_ms - beats.first_ms < policy.heartbeat_arm_ms:
-        return
-    last = max(beats.last_ms, session.life_ms, session.still_here_ms)
-    silent = _proven(last, policy.heartbeat_timeout_ms, world.feed)
-    end = None if silent is None else silent + policy.disconnect_grace_ms
-    if world.feed.sole_room:
-        since = _since(last, world.feed)
-        silent = since + policy.heartbeat_timeout_ms
-        end = max(silent + policy.disconnect_grace_ms, since + policy.sole_room_timeout_ms)
-    if silent is None:
-        yield Due("silence", last, waits_for="feed-down")
-        return
-    yield Due("silence", silent, end, ((f"silence@{last}", silent),), call_ended_ms=last)
-
-
-def backend_timeout(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
-    """`heartbeat-timeout` by the backend; a sign of life afterwards has withdrawn it."""
-    hint = session.timeout_hint
-    if hint is None:
-        return
-    ended = session.beats.last_ms or hint.at_ms
-    yield Due(
-        "timeout",
-        hint.at_ms,
-        hint.at_ms + policy.disconnect_grace_ms,
-        ((f"timeout@{hint.at_ms}", hint.at_ms),),
-        call_ended_ms=ended,
-    )
-
-
-def told_to(session: Session, _policy: Policy, _world: World) -> Iterator[Due]:
-    """A participant's signature or an operator's `settle` ends at once."""
-    if session.settle is not None:
-        at = session.settle.at_ms
-        yield Due("told", at, at, call_ended_ms=at, hint=False)
-
-
-def balance_used_up(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
-    """From here on the tutor works unpaid, and loses all if another session of this student ends first."""
-    drained = session.drained_ms
-    if drained is None:
-        return
-    warn = max(drained - policy.drain_warning_ms, session.started_ms)
-    nudges = (("drain-warning", warn), ("drained", drained))
-    once = frozenset({"drain-warning"})  # the lesson goes on, and one warning is enough
-    yield Due("drained", drained, drained + policy.drain_grace_ms, nudges, hint=False, once=once)
-
-
-def orphan(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
-    """Never heard of off chain: the operator should look."""
-    if session.heard:
-        return
-    at = session.started_ms + policy.orphan_after_ms
-    yield Due("orphan", at, at if policy.end_orphans else None, alert_ms=at, hint=False)
-
-
-def anonymous_end(session: Session, _policy: Policy, _world: World) -> Iterator[Due]:
-    """What anybody could have said makes us ask, never sign."""
-    hint = session.weak_end
-    if hint is not None and session.ended_hint is None and session.weak_life_ms <= hint.at_ms:
-        nudges = (("anonymous-end", hint.at_ms),)
-        once = frozenset({"anonymous-end"})  # anybody could have anybody pestered
-        yield Due("anonymous-end", hint.at_ms, None, nudges, waits_for="believed-word", once=once)
-
-
-RULES: tuple[Rule, ...] = (
-    told_to,
-    ended_by_participant,
-    connection_lost,
-    heartbeats_silent,
-    backend_timeout,
-    balance_used_up,
-    orphan,
-    anonymous_end,
-)
-
-
-# Common parts ----------------------------------------------------------------------------------------------------
-
-
-def _proven(from_ms: int, need_ms: int, feed: Feed) -> int | None:
-    """When the silence since `from_ms` had lasted `need_ms` under a feed that was up; None while it can't be known."""
-    at = _since(from_ms, feed) + need_ms
-    return at if feed.until_ms is None or at <= feed.until_ms else None
-
-
-def _since(at_ms: int, feed: Feed) -> int:
-    """The later of a sign of life and the last return of its feed: silence is counted from there."""
-    return max(at_ms, feed.since_ms)
-
-
-def _window(session: Session, policy: Policy, world: World) -> int:
-    """The nudge window; where no channel reaches either participant there is none."""
-    return policy.nudge_window_ms if world.reachable and session.reached is not False else 0
+def _weighed(due: Due, session: Session, policy: Policy, world: World) -> Due:
+    """What TRUST_BACKEND_HINTS leaves of an end that rests on the backend's word: without it, an operator decides."""
+    if not due.word or due.end_ms is None or policy.hints is Hints.YES:
+        return due
+    if policy.hints is Hints.CORROBORATED:
+        beside_ms = corroborated_ms(due, session, policy, world)
+        if beside_ms is not None:
+            return replace(due, end_ms=max(due.end_ms, beside_ms))
+    return replace(due, end_ms=None, alert_ms=due.alert_ms or due.end_ms, waits_for="corroboration")
 
 
 def _with_waits(due: Due, session: Session, policy: Policy, world: World) -> Due:
@@ -307,18 +126,38 @@ def _end_of(due: Due) -> int:
     return due.end_ms if due.end_ms is not None else 2**63
 
 
-def _end(session: Session, policy: Policy, world: World, due: Due, now_ms: int) -> Decision:
+def _end(session: Session, policy: Policy, world: World, dues: list[Due], now_ms: int) -> Decision:
+    """The end of what is due, or why it is held."""
+    due = min(dues, key=_end_of)
+    tripped: dict[str, int | str | bool | None] = (
+        {} if world.mass_end_ms is None else {"mass_end_ms": world.mass_end_ms}
+    )
     stop = world.hold or session.set_aside
     if stop is not None:
         return _decision(Action.HOLD, due, session, None, ending=due, extra={"hold": stop})
-    return _decision(Action.END, due, session, None, ending=due)
+    free = [one for one in dues if not _held(one, session, policy, world, now_ms)]
+    if not free:
+        released_ms = None if world.mass_end_ms is None else world.mass_end_ms + policy.mass_hold_max_ms
+        look = released_ms if released_ms is not None and now_ms < released_ms else None
+        return _decision(Action.HOLD, due, session, look, ending=due, extra=tripped | {"hold": breaker.HOLD})
+    due = min(free, key=_end_of)
+    return _decision(Action.END, due, session, None, ending=due, extra=tripped)
+
+
+def _held(due: Due, session: Session, policy: Policy, world: World, now_ms: int) -> bool:
+    """Does the mass-end breaker hold it?"""
+    tripped_ms = world.mass_end_ms
+    if tripped_ms is None or due.rule == "told" or due.evidence_ms > tripped_ms:
+        return False
+    silent_since = max(session.beats.last_ms, session.life_ms, session.still_here_ms) <= tripped_ms
+    return not (silent_since and now_ms >= tripped_ms + policy.mass_hold_max_ms)
 
 
 def _first_nudge(session: Session, policy: Policy, dues: list[Due], now_ms: int) -> tuple[Due, str] | None:
     best: tuple[int, Due, str] | None = None
     for due in dues:
         for mark, at in due.nudges:
-            fresh = now_ms - at <= policy.effect_max_age_ms  # nobody is messaged about the distant past
+            fresh = now_ms - at + due.late_ms <= policy.effect_max_age_ms  # nobody is messaged about the distant past
             if at <= now_ms and fresh and mark not in session.nudged and (best is None or at < best[0]):
                 best = (at, due, mark)
     return (best[1], best[2]) if best else None
@@ -345,9 +184,11 @@ def _decision(
     ending: Due | None = None,
     extra: dict[str, int | str | bool | None] | None = None,
 ) -> Decision:
-    inputs = _inputs(session) | {"since_ms": due.since_ms, "waits_for": due.waits_for} | (extra or {})
     due_ms = ending.end_ms if ending is not None else None
-    return Decision(action, due.rule, look, mark, due.ask, due_ms, inputs | {"due_ms": due_ms})
+    inputs = _inputs(session) | {"since_ms": due.since_ms, "waits_for": due.waits_for, "due_ms": due_ms} | (extra or {})
+    if action is Action.END:
+        inputs["evidence_ms"] = due.evidence_ms
+    return Decision(action, due.rule, look, mark, due.ask, due_ms, due.evidence_ms, inputs)
 
 
 def _inputs(session: Session) -> dict[str, int | str | bool | None]:

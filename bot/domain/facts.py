@@ -34,6 +34,7 @@ class Kind(StrEnum):
     NUDGE = "nudge"  # outcome of a nudge, by one channel: whom it reached
     BILL = "bill"  # outcome of telling participants what the session has cost
     ALERT = "alert"  # the operator was told
+    BREAKER = "breaker"  # the mass-end breaker tripped, or was released
     SETTLEMENT = "settlement"  # outcome of an attempt to end the session on chain
 
 

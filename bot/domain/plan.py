@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from bot.domain.address import Address
+from bot.domain.breaker import HOLD
 from bot.domain.decide import Action, Decision
 from bot.domain.facts import SessionKey
 
@@ -109,10 +110,12 @@ def state_of(decision: Decision, *, settling: bool) -> State:
 
 
 def hold_of(decision: Decision, general: str | None) -> str | None:
-    """Why the keeper signs nothing: `paused`, `watching`, or for this session alone `set-aside`."""
+    """Why the keeper signs nothing: `paused`, `watching`, or for this session alone `set-aside`, or `mass-end`."""
     if general is not None:
         return general
-    return "set-aside" if decision.action is Action.HOLD else None
+    if decision.action is not Action.HOLD:
+        return None
+    return HOLD if decision.inputs.get("hold") == HOLD else "set-aside"
 
 
 def _text(amount: int | None) -> str | None:

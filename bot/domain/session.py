@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bot.domain.facts import Beats, Fact, Kind, Role, SessionKey, Source, Trust
+from bot.domain import trust
+from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.domain.trust import Allowed, Right
 
 ENDINGS = frozenset({Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT})
 EARLY_MS = 15_000  # how far the chain's clock and ours may be apart
@@ -26,6 +28,7 @@ class Word:
     fact_id: int
     source: Source
     can_return: bool = False
+    late_ms: int = 0  # how long before we heard it, it had happened, as a record says
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class Session:
     key: SessionKey
     started_ms: int  # its SessionStarted's block time, by the keeper's clock
     ended: bool = False  # on the canonical chain as we know it
+    counts_from_ms: int = 0  # ends and losses from before that are recorded only: the first start's, where it ran then
+    reported: bool = False  # the operator was told at the first start that it is open
     rate: int | None = None  # base units per second
     drained_ms: int | None = None  # when the student's balance is used up, predicted
     heard: bool = False  # anything at all, off chain
@@ -46,6 +51,7 @@ class Session:
     beats: Beats = field(default_factory=Beats)
     beat_source: Source | None = None
     life_ms: int = 0  # newest sign of life that is no heartbeat
+    word_ms: int = 0  # the newest believed end, loss or time-out, whether it changed anything or not
     weak_life_ms: int = 0  # newest sign of life that anybody could have sent
     still_here_ms: int = 0
     settle: Word | None = None
@@ -53,6 +59,7 @@ class Session:
     reached: bool | None = None  # did a nudge reach anybody? None: not tried, or not known
     told: bool = False  # a nudge reached somebody, or was handed to a channel that doesn't say whether it did
     nudged: dict[str, int] = field(default_factory=dict)  # mark of a nudge or alert -> when it was given
+    answerable: dict[str, int] = field(default_factory=dict)  # mark of a delivered nudge that could be objected to
     asked_ms: int = 0  # when a question was delivered
     attempts: int = 0  # of settling that failed
     set_aside: str | None = None  # why it isn't tried any more
@@ -62,42 +69,45 @@ def fold(session: Session, fact: Fact) -> None:
     """Takes one fact into the session."""
     hint = fact.hint
     at = hint.received_ms
-    believed = hint.trust >= Trust.CONFIGURED
-    if hint.kind in ENDINGS and at + EARLY_MS < session.started_ms:
-        return  # said before the session began: it was another lesson's
-    if hint.source not in (Source.KEEPER, Source.CHAIN, Source.OPERATOR):
-        session.heard = True
+    lives = trust.fully(hint.trust, Right.LIFE)
+    if hint.kind in ENDINGS and _is_past(session, hint):
+        return
+    if hint.trust > Trust.ANONYMOUS and hint.source not in (Source.KEEPER, Source.CHAIN, Source.OPERATOR):
+        session.heard = True  # what anybody could have said doesn't keep an operator from looking
+    believed = trust.fully(hint.trust, Right.END)
+    if hint.kind in ENDINGS and believed:
+        session.word_ms = max(session.word_ms, at)
     match hint.kind:
         case Kind.ENDED:
-            word = Word(at, fact.id, hint.source)
+            word = _word(fact)
             if believed:
                 session.ended_again = word if session.ended_hint else None
                 session.ended_hint = session.ended_hint or word
-            elif hint.trust == Trust.ANONYMOUS:
+            elif trust.allowed(hint.trust, Right.NUDGE) is Allowed.LIMITED:
                 session.weak_end = session.weak_end or word
         case Kind.DISCONNECTED if believed:
-            _lost(session, Word(at, fact.id, hint.source, hint.can_return), hint.role)
+            _lost(session, _word(fact), hint.role)
         case Kind.TIMEOUT if believed:
             if max(session.beats.last_ms, session.life_ms) <= at:  # else a later sign of life has withdrawn it
-                session.timeout_hint = session.timeout_hint or Word(at, fact.id, hint.source)
-        case Kind.CONNECTED if believed:
+                session.timeout_hint = session.timeout_hint or _word(fact)
+        case Kind.CONNECTED if lives:
             lost = session.away.get(hint.role)
             if lost is not None and at >= lost.at_ms:
                 del session.away[hint.role]
             _alive(session, at)
             if hint.source is not Source.RECORD:  # read late, it says who was there, not that somebody is
                 session.life_ms = max(session.life_ms, at)
-        case Kind.HEARTBEAT if believed:
+        case Kind.HEARTBEAT if lives:
             count = hint.payload.get("count", 1)
             beat(session, at, count if isinstance(count, int) else 1, hint.source)
-        case Kind.CONNECTED | Kind.HEARTBEAT if hint.trust == Trust.ANONYMOUS:
+        case Kind.CONNECTED | Kind.HEARTBEAT if trust.allowed(hint.trust, Right.LIFE) is Allowed.DELAYS:
             session.weak_life_ms = max(session.weak_life_ms, at)
-        case Kind.STILL_HERE if hint.trust == Trust.PROVEN:
+        case Kind.STILL_HERE if trust.allowed(hint.trust, Right.LIFE) is Allowed.YES:
             session.still_here_ms = at
             session.ended_hint = session.ended_again = session.weak_end = session.timeout_hint = None
             session.away.clear()
             session.asked_ms = 0
-        case Kind.SETTLE if hint.trust == Trust.PROVEN:
+        case Kind.SETTLE if trust.fully(hint.trust, Right.END_AT_ONCE):
             session.settle = session.settle or Word(at, fact.id, hint.source)
             if hint.source is Source.OPERATOR:  # a participant's word doesn't pay for trying a poison session for ever
                 session.set_aside, session.attempts = None, 0
@@ -119,6 +129,28 @@ def beat(session: Session, at_ms: int, count: int, source: Source) -> None:
     session.beats = session.beats.plus(at_ms, count)
     session.beat_source = source
     _alive(session, at_ms)
+
+
+def _word(fact: Fact) -> Word:
+    hint = fact.hint
+    late_ms = 0
+    if hint.source is Source.RECORD and hint.said_ms is not None:
+        late_ms = max(0, hint.received_ms - hint.said_ms)
+    return Word(hint.received_ms, fact.id, hint.source, hint.can_return, late_ms)
+
+
+def _is_past(session: Session, hint: Hint) -> bool:
+    """Is this end, loss or time-out one that doesn't count any more, or never did?
+
+    Said before the session began, it was another lesson's; of before the first start it is recorded only; and what a
+    record repeats from before a participant's *still in the lesson* has been answered.
+    """
+    if hint.received_ms + EARLY_MS < session.started_ms:
+        return True
+    if hint.source is not Source.RECORD:
+        return hint.received_ms < session.counts_from_ms
+    happened_ms = hint.said_ms or 0
+    return happened_ms < session.counts_from_ms or (hint.said_ms is not None and happened_ms <= session.still_here_ms)
 
 
 def _lost(session: Session, word: Word, role: Role | None) -> None:
@@ -148,6 +180,8 @@ def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
     if said.get("dropped") or delivered is None:
         return  # too late to be sent, or the channel doesn't say: nothing was learnt of who can be reached
     session.reached = bool(session.reached or delivered)
+    if delivered and said.get("answerable"):
+        session.answerable.setdefault(str(said.get("mark")), at_ms)
     if delivered and said.get("ask"):
         session.asked_ms = session.asked_ms or at_ms
 

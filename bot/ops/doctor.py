@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import KeeperError, Misconfigured
 from bot.settings import Settings, database_url, shown, webhook_secret_file
 
@@ -544,6 +545,11 @@ async def _ends(patient: _Patient) -> Check:
     )
 
 
+async def _hints(patient: _Patient) -> Check:
+    hints = patient.settings.policy().hints
+    return Check("hints", "ok", f"TRUST_BACKEND_HINTS={hints}: {RISK_OF_HINTS[hints]}")
+
+
 async def _alerts(patient: _Patient) -> Check:
     if patient.settings.apprise_urls is None:
         return Check("alerts", "warning", "go to the log and the database only", "Set APPRISE_URLS to be told")
@@ -559,7 +565,14 @@ STAGES: tuple[dict[str, Checker], ...] = (
     {"guard": _guard},
     {"key": _key},
     {"balance": _balance, "nonce": _pending},
-    {"backend": _backend, "redis": _redis, "nudges": _nudges, "public-url": _public_url, "alerts": _alerts},
+    {
+        "backend": _backend,
+        "redis": _redis,
+        "nudges": _nudges,
+        "public-url": _public_url,
+        "hints": _hints,
+        "alerts": _alerts,
+    },
     {"database": _database},
     {"schema": _schema},
     {"identity": _identity, "keeper": _lock, "webhook": _webhook, "ends": _ends},

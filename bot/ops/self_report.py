@@ -57,6 +57,7 @@ class SelfReport:
             "at_head": self._follower.at_head.is_set(),
             "feeds": feeds,
             "skew_ms": conditions.skew_ms,
+            "breaker": self._reconciler.mass_end.about(now),
             "counters": dict(self._reconciler.counters),
             "updated_ms": now,
         } | self._extra()

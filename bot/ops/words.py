@@ -8,14 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-PYUSD_DECIMALS = 6
-
-
-def amount(base_units: int) -> str:
-    """An amount of PYUSD: at least three decimals, as many more as it needs."""
-    whole, rest = divmod(abs(base_units), 10**PYUSD_DECIMALS)
-    decimals = f"{rest:0{PYUSD_DECIMALS}d}".rstrip("0").ljust(3, "0")
-    return f"{'-' if base_units < 0 else ''}{whole:,}.{decimals} PYUSD"
+from bot.domain.bill import amount as amount
 
 
 def ether(wei: int) -> str:

@@ -13,11 +13,16 @@ import structlog
 
 from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import SessionKey
+from bot.reconciler.mass_end import MassEnd, held
 from bot.reconciler.memory import Live, Memory
+from bot.store import breaker as breaker_rows
 from bot.store import records
 from bot.store.db import Writer
 
 log = structlog.get_logger("reconciler")
+
+
+News = tuple[SessionKey, Live, Decision]
 
 
 class Effects(Protocol):
@@ -33,8 +38,9 @@ class Effects(Protocol):
 
 
 class Decisions:
-    def __init__(self, memory: Memory, writer: Writer, effects: Effects) -> None:
+    def __init__(self, memory: Memory, writer: Writer, effects: Effects, mass: MassEnd) -> None:
         self._memory = memory
+        self._mass = mass
         self._writer = writer
         self._effects = effects
         self.on_deadline: Callable[[], None] = lambda: None  # the earliest deadline may have moved
@@ -44,17 +50,27 @@ class Decisions:
         """Decides for these sessions; stores what is new, then carries it out."""
         if not self._memory.loaded:
             return
-        news: list[tuple[SessionKey, Live, Decision]] = []
+        news: list[News] = []
         keys = list(keys)
         for key in keys:
             live = self._memory.live.get(key)
-            if live is not None:
+            if live is not None and (self._memory.watches or live.session.settle is not None):
                 news.extend(self._decide(key, live, now))
+        trip = self._mass.notice(((key, decision) for key, _, decision in news), now)
+        if trip is not None:
+            news = self._anew(news, now)
         self.on_deadline()
         if news:
             if ends := [key for key, _, decision in news if decision.action is Action.END]:
                 self._effects.expect(ends)
-            stored = await self._writer(lambda tx: [self._store(tx, *item, now) for item in news])
+
+            def change(tx: Any) -> Any:
+                told = self._mass.store(tx, trip) if trip is not None else None
+                return told, [self._store(tx, *item, now) for item in news]
+
+            told, stored = await self._writer(change)
+            if trip is not None:
+                self._effects.alert(breaker_rows.ALERT, trip.text, None, told)
             for (key, live, decision), (action_id, alert_id, text) in zip(news, stored, strict=True):
                 self._carry_out(key, live, decision, action_id, alert_id, text, now)
         self.on_decided(keys)
@@ -79,7 +95,18 @@ class Decisions:
         else:
             self._effects.nudge(action.id, action.key, action.payload, action.created_ms)
 
-    def _decide(self, key: SessionKey, live: Live, now: int) -> list[tuple[SessionKey, Live, Decision]]:
+    def _anew(self, news: list[News], now: int) -> list[News]:
+        """The breaker has tripped: what was to end is decided again."""
+        found: list[News] = []
+        for key, live, decision in news:
+            if decision.action is not Action.END:
+                found.append((key, live, decision))
+                continue
+            live.settling = False
+            found.extend(self._decide(key, live, now))
+        return found
+
+    def _decide(self, key: SessionKey, live: Live, now: int) -> list[News]:
         memory = self._memory
         found = []
         for _ in range(8):  # several nudges or alerts may be due at once; each is its own decision
@@ -93,11 +120,13 @@ class Decisions:
                 live.session.nudged[str(decision.mark)] = now
                 found.append((key, live, decision))
                 continue
-            if decision.action is Action.END or (decision.action.value, decision.reason) != live.decided:
+            (memory.held.add if held(decision) else memory.held.discard)(key)
+            decided = (decision.action.value, decision.reason, _hold_of(decision))
+            if decision.action is Action.END or decided != live.decided:
                 found.append((key, live, decision))
             if decision.action is Action.END:
                 live.settling = True
-            live.decided = (decision.action.value, decision.reason)
+            live.decided = decided
             break
         return found
 
@@ -113,7 +142,7 @@ class Decisions:
             return records.add_settle(tx, key, number, now, payload), None, ""
         if decision.action is Action.ALERT:
             text = _alert_text(key, live, decision, now)
-            return None, records.add_alert(tx, f"alert.{decision.reason}", text, now, key), text
+            return None, records.add_alert(tx, _alert_name(decision), text, now, key), text
         return None, None, ""
 
     def _carry_out(
@@ -140,7 +169,20 @@ class Decisions:
         elif decision.action is Action.END and action_id is not None:
             self._effects.settle(action_id, key)
         elif decision.action is Action.ALERT and alert_id is not None:
-            self._effects.alert(f"alert.{decision.reason}", text, key, alert_id)
+            self._effects.alert(_alert_name(decision), text, key, alert_id)
+
+
+def _hold_of(decision: Decision) -> str | None:
+    hold = decision.inputs.get("hold")
+    return str(hold) if hold is not None else None
+
+
+def _alert_name(decision: Decision) -> str:
+    return "alert.uncorroborated" if _uncorroborated(decision) else f"alert.{decision.reason}"
+
+
+def _uncorroborated(decision: Decision) -> bool:
+    return decision.inputs.get("waits_for") == "corroboration"
 
 
 def _alert_text(key: SessionKey, live: Live, decision: Decision, now: int) -> str:
@@ -149,5 +191,13 @@ def _alert_text(key: SessionKey, live: Live, decision: Decision, now: int) -> st
         "orphan": "was never heard of off chain",
         "contradiction": "was reported as ended, but signs of life go on and nobody could be asked",
     }.get(decision.reason, decision.reason)
+    if _uncorroborated(decision):
+        what = (
+            f"was reported as over (rule `{decision.reason}`), and by TRUST_BACKEND_HINTS that isn't enough to end it: "
+            "nothing else says so"
+        )
     number = key.session_id
-    return f"Session {number} {what}; it has run for {age_s // 60} min. Look: langdao-keeper explain {number}"
+    return (
+        f"Session {number} {what}; it has run for {age_s // 60} min. Look: langdao-keeper explain {number}. "
+        f"To end it: langdao-keeper settle {number}"
+    )

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from bot.domain.breaker import Breaker
 from bot.domain.deadlines import Deadlines
-from bot.domain.decide import Feed, World
 from bot.domain.facts import SessionKey, Source
 from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.linking import Book, Room
 from bot.domain.policy import Policy
+from bot.domain.rules import Feed, World
 from bot.domain.session import Session, beat
 from bot.store import records
 
@@ -33,9 +34,17 @@ class Live:
     session: Session
     started_at: int | None
     token: str | None = None
-    decided: tuple[str, str] = ("", "")
+    decided: tuple[str, str, str | None] = ("", "", None)  # action, reason, hold
     settling: bool = False
     retry_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStart:
+    """When this database's first keeper started, and the newest session on chain then: what was before is past."""
+
+    at_ms: int = 0
+    newest_id: int = 0
 
 
 @dataclass(slots=True)
@@ -98,7 +107,11 @@ class Memory:
         self.beat_sources: dict[str, Source] = {}
         self.witnesses = Witnesses(webhook_silence_ms)
         self.loaded = False
+        self.watches = True  # false: only what somebody orders is decided
         self._pulse_ms = self.born_ms = clock_ms()
+        self.breaker: Breaker[SessionKey] = Breaker()
+        self.held: set[SessionKey] = set()  # by the breaker
+        self.first_start = FirstStart()
         self.feeds = FeedBoard(self._pulse_ms, webhook_silence_ms)
 
     # Time and the world ---------------------------------------------------------------------------------------------
@@ -128,6 +141,7 @@ class Memory:
             reachable=self.conditions.reachable,
             direct=self.conditions.direct,
             hold=self.conditions.hold,
+            mass_end_ms=self.breaker.tripped_ms,
         )
 
     # Sessions -------------------------------------------------------------------------------------------------------
@@ -135,7 +149,15 @@ class Memory:
     def admit(self, row: records.LiveSession) -> None:
         """A session of the chain that may need us."""
         started_ms = self.clock() if row.started_at is None else row.started_at * 1000 - self.conditions.skew_ms
-        session = Session(key=row.key, started_ms=started_ms, ended=row.ended, rate=row.rate)
+        before = row.key.session_id <= self.first_start.newest_id
+        session = Session(
+            key=row.key,
+            started_ms=started_ms,
+            ended=row.ended,
+            counts_from_ms=self.first_start.at_ms if before else 0,
+            reported=before,
+            rate=row.rate,
+        )
         self.live[row.key] = Live(session, row.started_at, row.token)
         self.book.add(row.key, started_ms, active=not row.ended)
         self.by_student.setdefault(row.key.student, set()).add(row.key)
@@ -147,6 +169,7 @@ class Memory:
         live.settling = False
         self.deadlines.set(key, None)
         self.book.ended(key)
+        self.held.discard(key)
         self.witnesses.forget(key)
 
     def forget(self, key: SessionKey) -> None:
@@ -154,6 +177,7 @@ class Memory:
         self.deadlines.set(key, None)
         self.live.pop(key, None)
         self.book.forget(key)
+        self.held.discard(key)
         self.witnesses.forget(key)
         others = self.by_student.get(key.student)
         if others is not None:

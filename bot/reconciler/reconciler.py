@@ -28,9 +28,10 @@ from bot.reconciler import start
 from bot.reconciler.changes import Changes
 from bot.reconciler.decisions import Decisions, Effects
 from bot.reconciler.intake import Intake
+from bot.reconciler.mass_end import MassEnd
 from bot.reconciler.memory import Conditions, Live, Memory
 from bot.reconciler.settlements import Settlements
-from bot.store import records
+from bot.store import breaker, records
 from bot.store.db import Writer
 
 log = structlog.get_logger("reconciler")
@@ -58,7 +59,9 @@ class Reconciler:
         self._writer = writer
         self._max_attempts = max_attempts
         self._intake = Intake(self.memory, writer)
-        self._decisions = Decisions(self.memory, writer, effects)
+        self._effects = effects
+        self.mass_end = MassEnd(self.memory, writer)
+        self._decisions = Decisions(self.memory, writer, effects, self.mass_end)
         self._settlements = Settlements(self.memory, writer)
         self._changes = Changes(self.memory, writer, self._settlements)
         self._queue: asyncio.Queue[tuple[Hint, asyncio.Future[None] | None]] = asyncio.Queue()
@@ -118,9 +121,11 @@ class Reconciler:
                 await self._decisions.again(self.memory.waiting_for_feed(), now)
 
     async def pulse(self) -> None:
-        """Notices a stall of our own. To be called about once a second."""
+        """Notices a stall of our own, and minds the mass-end breaker. To be called about once a second."""
         async with self._turn:
-            self.memory.now()
+            again = await self.mass_end.watch(self.memory.now())
+            if again is not None:
+                self._effects.alert(breaker.ALERT, again[0], None, again[1])
 
     async def tick(self) -> None:
         """Decides again for every session whose deadline has passed."""
@@ -129,10 +134,13 @@ class Reconciler:
             await self._decisions.again(self.deadlines.pop_due(now), now)
 
     async def set_paused(self, paused: bool) -> None:
-        """Nothing is signed while paused; what was due meanwhile is decided afterwards."""
+        """Nothing is signed while paused; what was due meanwhile, or held by the breaker, is decided afterwards."""
         async with self._turn:
+            now = self.memory.now()
             self.conditions.paused = paused
-            await self._decisions.again(list(self.memory.live), self.memory.now())
+            if not paused:
+                await self.mass_end.release(Source.OPERATOR, now)
+            await self._decisions.again(list(self.memory.live), now)
 
     async def outcome(self, key: SessionKey, kind: Kind, payload: dict[str, Any], action_id: int | None) -> None:
         """What came of a nudge, a bill or a settlement: recorded as a fact, and decided on.
@@ -235,15 +243,23 @@ class Reconciler:
 
     # The chain ------------------------------------------------------------------------------------------------------
 
-    async def load(self, ended_since_s: int) -> None:
-        """Reads what may still need us and folds it; from then on decisions are made. The follower is at the head."""
+    async def load(self, ended_since_s: int, *, watches: bool = True) -> None:
+        """Reads what may still need us and folds it; from then on decisions are made. The follower is at the head.
+
+        `watches` false: only what somebody orders is decided, for a single command; it is no first start.
+        """
         async with self._turn:
             memory, now = self.memory, self.memory.now()
+            memory.watches = watches
+            digest = await start.first(memory, self._writer, now) if watches else None
+            await self.mass_end.load(now)
             actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
             for key in [key for key, live in memory.live.items() if live.session.ended]:
                 await self._settlements.complete(key)
             await start.resume(memory, self._writer, self._decisions, actions, now)
             await self._decisions.again([live.session.key for live in memory.active()], now)
+            if digest is not None:
+                self._effects.alert(start.FIRST, digest.text, None, digest.alert_id)
             log.info("sessions.loaded", active=sum(1 for _ in memory.active()), rooms=len(memory.book.rooms))
 
     async def chain_changed(

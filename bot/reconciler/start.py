@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot.domain import linking
 from bot.domain.facts import Fact, SessionKey
@@ -11,9 +12,17 @@ from bot.domain.linking import Room
 from bot.domain.session import fold
 from bot.reconciler.decisions import Decisions
 from bot.reconciler.intake import Intake
-from bot.reconciler.memory import Memory
-from bot.store import records
+from bot.reconciler.memory import FirstStart, Memory
+from bot.store import identity, records
 from bot.store.db import Writer
+
+FIRST_START = "first_start"
+FIRST = "alert.first-start"
+
+
+class Digest(NamedTuple):
+    text: str
+    alert_id: int
 
 
 async def read(
@@ -52,6 +61,34 @@ async def read(
     memory.loaded = True
     await _link_waiting(memory, writer, intake, unlinked)
     return list(actions)
+
+
+async def first(memory: Memory, writer: Writer, now: int) -> Digest | None:
+    """Remembers this database's first start. At the first one: a digest for the operator, if sessions are open."""
+
+    def change(tx: Any) -> tuple[FirstStart, Digest | None]:
+        known = identity.get(tx, FIRST_START)
+        if known is not None:
+            return FirstStart(*json.loads(known)), None
+        began = FirstStart(now, records.newest_session(tx))
+        identity.put(tx, FIRST_START, json.dumps([began.at_ms, began.newest_id]))
+        ids = sorted(row.key.session_id for row in records.live_sessions(tx, 2**62) if not row.ended)
+        if not ids:
+            return began, None
+        text = _digest(ids)
+        return began, Digest(text, records.add_alert(tx, FIRST, text, now))
+
+    memory.first_start, digest = await writer(change)
+    return digest
+
+
+def _digest(ids: Sequence[int]) -> str:
+    named = ", ".join(str(number) for number in ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+    are = "a session is" if len(ids) == 1 else f"{len(ids):,} sessions are"
+    return (
+        f"First start: {are} open on chain ({named}). What was said before isn't known and doesn't count; what is "
+        "heard from now on does. Whether those lessons go on, only you can find out: langdao-keeper stranded"
+    )
 
 
 async def resume(

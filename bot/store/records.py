@@ -301,9 +301,9 @@ def add_decision(session: Session, key: SessionKey, decision: Decision, at_ms: i
     )
 
 
-def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str]]:
-    """The newest decision's (action, reason) of each of these sessions."""
-    found: dict[SessionKey, tuple[str, str]] = {}
+def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str, str | None]]:
+    """The newest decision's (action, reason, hold) of each of these sessions."""
+    found: dict[SessionKey, tuple[str, str, str | None]] = {}
     for part in _parts([str(key) for key in keys]):
         newest = (
             select(func.max(DecisionRow.id))
@@ -311,7 +311,7 @@ def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKe
             .group_by(col(DecisionRow.session_key))
         )
         for row in session.exec(select(DecisionRow).where(col(DecisionRow.id).in_(newest))):
-            found[SessionKey.parse(row.session_key)] = (row.action, row.reason)
+            found[SessionKey.parse(row.session_key)] = (row.action, row.reason, row.inputs.get("hold"))
     return found
 
 

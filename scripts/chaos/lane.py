@@ -32,6 +32,7 @@ from scripts.world.processes import Crew, Failed
 SETTINGS = {
     "DISCONNECT_GRACE_S": 0,
     "NUDGE_WINDOW_S": 0,
+    "MASS_END_COUNT": 1_000_000,  # a lane's lessons all end, and what ends them is what is watched
     "BACKEND_HEAD_START_S": 0,
     "POLL_INTERVAL_S": 0.25,
     "DAILY_GAS_BUDGET_ETH": 1000,

@@ -18,6 +18,7 @@ import pytest
 
 from bot.chain.start import identify
 from bot.domain.identity import Identity
+from bot.domain.policy import RISK_OF_HINTS, Hints
 from bot.store import identity as identities
 from bot.store import schema
 from bot.store.db import Database
@@ -231,8 +232,6 @@ def test_run__orphan__alert_is_a_row_a_line_and_a_message(world: World, tmp_path
 
     server = HTTPServer(("127.0.0.1", 0), Operator)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    world.start(0, 0)
-    until(lambda: world.is_active(0))
     given = settings(
         world,
         tmp_path,
@@ -241,6 +240,8 @@ def test_run__orphan__alert_is_a_row_a_line_and_a_message(world: World, tmp_path
         APPRISE_URLS=f"json://127.0.0.1:{server.server_port}/token",
     )
     with running(tmp_path, "run", **given):
+        until(lambda: "http.listening" in (tmp_path / "log").read_text())
+        world.start(0, 0)
         until(lambda: heard)
         found = until(lambda: inside(tmp_path, "status", "--json", **given).json()["alerts"])
     server.shutdown()
@@ -249,6 +250,20 @@ def test_run__orphan__alert_is_a_row_a_line_and_a_message(world: World, tmp_path
     log = (tmp_path / "log").read_text()
     assert '"event": "alert.orphan"' in log
     assert "/token" not in log
+
+
+@pytest.mark.parametrize("hints", ["yes", "corroborated", "no"])
+def test_run_and_doctor__trust_backend_hints__print_the_active_one_and_its_risk(
+    shared: World, tmp_path: Path, hints: Hints
+) -> None:
+    """`doctor` and `run` print the active one and its risk in one line"""
+    given = settings(shared, tmp_path, TRUST_BACKEND_HINTS=hints)
+    words = f"TRUST_BACKEND_HINTS={hints}: {RISK_OF_HINTS[hints]}"
+    with running(tmp_path, "run", **given):
+        said = until(lambda: [line for line in (tmp_path / "log").read_text().splitlines() if "keeper.trusts" in line])
+    assert [json.loads(line)["text"] for line in said] == [words]
+    checks = keeper(tmp_path, "doctor", "--json", **given).json()["checks"]
+    assert [one["value"] for one in checks if one["name"] == "hints"] == [words]
 
 
 def test_run__asked_to_stop__exits_0_and_says_so(shared: World, tmp_path: Path) -> None:

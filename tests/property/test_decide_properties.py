@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.domain.decide import RULES, Action, Decision, Feed, World, decide
+from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import TRUST_OF, Fact, Hint, Kind, Role, Source, Trust
 from bot.domain.policy import Policy
+from bot.domain.rules import RULES, Feed, World
 from bot.domain.session import Session, fold
 from tests.support.sessions import KEY, T0
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from bot.domain.decide import Action, Decision, Feed, World, call_ended_ms, decide
+from bot.domain.decide import Action, Decision, call_ended_ms, decide
 from bot.domain.facts import Hint, Kind, Role, Source
 from bot.domain.policy import Policy
+from bot.domain.rules import Feed, World
 from bot.domain.session import Session
 from tests.support.sessions import STUDENT, T0, beating, hint, lesson, nudged
 

@@ -12,6 +12,7 @@ import pytest
 
 from bot.cli import COMMANDS, root
 from bot.domain import decide
+from bot.domain import rules as rules_of
 from bot.settings import Settings
 from bot.store.queries import SETTLEMENT_COLUMNS
 
@@ -104,7 +105,7 @@ def test_operate_md__has_every_alert() -> None:
 
 def test_operate_md__has_every_rule() -> None:
     text = (CHECKOUT / "docs" / "operate.md").read_text()
-    source = Path(decide.__file__).read_text()
+    source = Path(decide.__file__).read_text() + Path(rules_of.__file__).read_text()
     rules = set(re.findall(r'(?:Due\(|Decision\(Action\.\w+,)\s*"([a-z-]+)"', source))
     assert "told" in rules
     assert {rule for rule in rules if f"`{rule}`" not in text} == set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot.domain import decide
+from bot.domain import rules
 from bot.domain.policy import Policy
 from bot.ops import explain as explaining
 from bot.ops import overview
@@ -184,7 +184,7 @@ def test_explain__request_refused__says_so(one: Record) -> None:
 
 
 def test_rules__every_reason_that_decide_gives__has_words() -> None:
-    given = set(re.findall(r'Due\(\s*"([a-z-]+)"', inspect.getsource(decide)))
+    given = set(re.findall(r'Due\(\s*"([a-z-]+)"', inspect.getsource(rules)))
     given |= {"away", "running", "ended-on-chain"}  # made in other ways
     assert given == set(explaining._RULES)
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from bot.domain.decide import Action, World, decide
+from bot.domain.decide import Action, decide
 from bot.domain.facts import Fact, Hint, Kind, SessionKey, Source, Trust
 from bot.domain.policy import Policy
+from bot.domain.rules import World
 from bot.domain.session import Session, fold
 
 T0 = 1_800_000_000_000

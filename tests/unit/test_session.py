@@ -50,7 +50,7 @@ TABLE: dict[Kind, dict[Trust, set[str]]] = {
 @pytest.mark.parametrize("trust", Trust, ids=lambda trust: trust.name.lower())
 def test_fold__kind_at_trust__changes_what_its_trust_allows(kind: Kind, trust: Trust) -> None:
     """Trust has levels."""
-    assert changed(kind, trust) - {"heard"} == TABLE[kind][trust]
+    assert changed(kind, trust) - {"heard", "word_ms"} == TABLE[kind][trust]
 
 
 def test_fold__loss_of_another_role__is_away_too() -> None:

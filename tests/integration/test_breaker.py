@@ -1,0 +1,180 @@
+"""Many lessons that seem to end at once, on a real database: held, told, shown, released, and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bot.domain.facts import Kind, SessionKey
+from bot.ops.inbox import Inbox
+from bot.store import breaker
+from bot.store.tables import AlertRow, DecisionRow, FactRow, InboxRow
+from tests.integration.test_reconciler import RATE, Keeper
+from tests.support.sessions import T0, address
+
+COUNT = 24
+KEYS = [SessionKey(number, address(0x1000 + number), address(0x2000 + number)) for number in range(1, COUNT + 1)]
+
+
+@pytest.fixture
+async def keeper(tmp_path: Path) -> AsyncIterator[Keeper]:
+    """Two dozen lessons, each with its room and heartbeats until 100 s."""
+    keeper = Keeper(tmp_path / "keeper.db")
+    await keeper.reconciler.load(0)
+    await keeper.reconciler.socket_feed(True)
+    for key in KEYS:
+        await keeper.start(key)
+        await keeper.say(keeper.hint(Kind.READY, room=room(key), student=key.student, tutor=key.tutor))
+    yield keeper
+    keeper.writer.close()
+    keeper.database.dispose()
+
+
+def room(key: SessionKey) -> str:
+    return f"req_{key.session_id}"
+
+
+async def reported(keeper: Keeper, keys: list[SessionKey], at_s: float = 100, n: int = 0) -> None:
+    """The backend says that all of these are over."""
+    await keeper.at(at_s)
+    await keeper.say(*[keeper.hint(Kind.ENDED, room=room(key), payload={"n": n}) for key in keys])
+
+
+def settled(keeper: Keeper) -> set[SessionKey]:
+    return {key for _, key in keeper.effects.settles}
+
+
+def alerts(keeper: Keeper) -> list[str]:
+    return [row.text for row in keeper.rows(AlertRow) if row.name == breaker.ALERT]
+
+
+async def test_backend_says_that_all_are_over__nothing_is_ended_and_an_operator_is_told_once(keeper: Keeper) -> None:
+    """the mass-end breaker trips only when both MASS_END_COUNT and MASS_END_SHARE are exceeded within 30 s"""
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    assert settled(keeper) == set()
+    [text] = alerts(keeper)
+    assert "24 of 24 active sessions" in text
+    assert [name for name, _ in keeper.effects.alerts] == [breaker.ALERT]
+    held = {row.session_key: row for row in keeper.rows(DecisionRow) if row.action == "hold"}
+    assert len(held) == COUNT
+    assert {row.inputs["hold"] for row in held.values()} == {"mass-end"}
+    assert keeper.reconciler.mass_end.about(keeper.now)["held"] == COUNT
+
+
+@pytest.mark.parametrize("count", [10, 12])
+async def test_half_of_them_or_few_are_over__all_are_ended(keeper: Keeper, count: int) -> None:
+    await reported(keeper, KEYS[:count])
+    await keeper.at(200)
+    assert settled(keeper) == set(KEYS[:count])
+    assert alerts(keeper) == []
+
+
+async def test_spread_over_minutes__all_are_ended(keeper: Keeper) -> None:
+    for number, key in enumerate(KEYS):
+        await reported(keeper, [key], 100 + 5 * number)
+    await keeper.at(400)
+    assert settled(keeper) == set(KEYS)
+
+
+async def test_operator_settles_all_of_them__none_is_held(keeper: Keeper) -> None:
+    """without … an operator's `settle`"""
+    await keeper.at(100)
+    for key in KEYS:
+        await keeper.reconciler.settle(key.session_id, {"by": "operator"})
+    assert settled(keeper) == set(KEYS)
+
+
+async def test_held__something_new_is_heard_of_one__that_one_is_ended(keeper: Keeper) -> None:
+    """released session by session by its own later evidence"""
+    await reported(keeper, KEYS)
+    await reported(keeper, KEYS[:1], 170, n=1)
+    assert settled(keeper) == {KEYS[0]}
+    await keeper.reconciler.settle(KEYS[1].session_id, {"by": "operator"})
+    assert settled(keeper) == {KEYS[0], KEYS[1]}
+
+
+async def test_held__resumed__all_are_ended(keeper: Keeper) -> None:
+    """all by `resume`"""
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    inbox = Inbox(keeper.writer, keeper.reconciler, signs=lambda: True, clock_ms=lambda: keeper.now)
+    await keeper.writer(lambda tx: tx.add(InboxRow(kind="resume", asked_ms=keeper.now)))
+    await inbox.read()
+    assert settled(keeper) == set(KEYS)
+    assert [row.payload["state"] for row in keeper.rows(FactRow) if row.kind == "breaker"] == ["tripped", "released"]
+    await keeper.at(300)
+    assert len(alerts(keeper)) == 1, "what was released doesn't trip it again"
+
+
+async def test_held__silent_since__ended_after_the_longest_hold_and_told_at_half(keeper: Keeper) -> None:
+    """for those silent since after MASS_HOLD_MAX_S; the alert repeats at half that time with the cost so far"""
+    await reported(keeper, KEYS)
+    await keeper.at(160 + 449)
+    assert len(alerts(keeper)) == 1
+    await keeper.at(160 + 451)
+    [_, again] = alerts(keeper)
+    cost = COUNT * RATE * 450
+    assert f"holds the ends of {COUNT} sessions after 7 min" in again
+    assert f"has cost {cost / 1e6:.3f}".rstrip("0") in again
+    await keeper.at(160 + 899)
+    assert settled(keeper) == set()
+    await keeper.at(160 + 901)
+    assert settled(keeper) == set(KEYS)
+    await keeper.at(160 + 1_000)
+    assert keeper.reconciler.memory.breaker.tripped_ms is None
+
+
+async def test_held__one_gives_signs_of_life__it_isnt_ended_when_the_others_are(keeper: Keeper) -> None:
+    """is never ended by a hint or by silence"""
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    for second in range(210, 1_200, 10):
+        await keeper.at(second)
+        await keeper.say(keeper.hint(Kind.HEARTBEAT, room=room(KEYS[0])))
+    assert settled(keeper) == set(KEYS[1:])
+
+
+async def test_held__restarted__still_held_until_the_same_time(keeper: Keeper) -> None:
+    """survives a restart, as does what it counted"""
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    await keeper.restart()
+    await keeper.at(160 + 899)
+    assert settled(keeper) == set()
+    assert len(alerts(keeper)) == 2, "the alert at half time comes all the same"
+    await keeper.at(160 + 901)
+    assert settled(keeper) == set(KEYS)
+
+
+async def test_wave__restarted_in_its_middle__what_was_counted_still_counts(keeper: Keeper) -> None:
+    await reported(keeper, KEYS[:8], 100)
+    await reported(keeper, KEYS[8:], 110)
+    await keeper.at(165)
+    assert settled(keeper) == set(KEYS[:8])
+    await keeper.restart()
+    await keeper.at(200)
+    assert settled(keeper) == set(KEYS[:8]), "those whose end was under way go on, no other is added"
+    assert len(alerts(keeper)) == 1
+
+
+async def test_wave__some_were_decided_before_it_tripped__they_are_no_longer_due(keeper: Keeper) -> None:
+    await reported(keeper, KEYS[:8], 100)
+    await reported(keeper, KEYS[8:], 110)
+    await keeper.at(165)
+    assert all(keeper.reconciler.still_due(key) for key in KEYS[:8])
+    await keeper.at(171)
+    assert not any(keeper.reconciler.still_due(key) for key in KEYS)
+    assert not any(keeper.reconciler.withdrawn(key) for key in KEYS), "but what was sent isn't retracted"
+
+
+async def test_held__paused_and_resumed__both_are_lifted(keeper: Keeper) -> None:
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    await keeper.reconciler.set_paused(True)
+    assert settled(keeper) == set()
+    await keeper.reconciler.set_paused(False)
+    assert settled(keeper) == set(KEYS)
+    assert keeper.now == T0 + 200_000
