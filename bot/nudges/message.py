@@ -44,6 +44,11 @@ class Message:
         """The same whenever the same is said again, and never that of something else."""
         return f"{'bill' if self.purpose is Purpose.BILL else 'nudge'}-{self.key.session_id}-{self.action_id}"
 
+    @property
+    def answerable(self) -> bool:
+        """Would "still in the lesson" be an answer? Not to a bill, a used-up balance or somebody's order."""
+        return self.purpose is not Purpose.BILL and self.reason not in ("drained", "told")
+
     def recipients(self) -> tuple[tuple[Address, Role], ...]:
         """Both participants; one who teaches himself is told once."""
         student, tutor = (self.key.student, Role.STUDENT), (self.key.tutor, Role.TUTOR)

@@ -25,7 +25,7 @@ from bot.domain.address import Address
 from bot.domain.facts import Kind, Role, SessionKey
 from bot.errors import TryAgain
 from bot.nudges.channel import Channel, How, Later, Receipt
-from bot.nudges.message import Message, Note, Purpose
+from bot.nudges.message import Message, Note
 
 log = structlog.get_logger("nudges")
 
@@ -146,7 +146,7 @@ class Nudger:
     async def _by(
         self, job: Job, channel: Channel, people: Sequence[tuple[Address, Role]]
     ) -> tuple[Channel, dict[Address, Receipt], bool]:
-        """What one channel made of it, and whether it put a question that can be answered."""
+        """What one channel made of it, and whether it reached somebody who can answer that the lesson goes on."""
         addresses = [address for address, _ in people]
         before = await self._deliveries.begin(job.action_id, channel.name, addresses, self._clock())
         said = await asyncio.gather(*(self._to(job, channel, *one, before.get(one[0])) for one in people))
@@ -175,7 +175,7 @@ class Nudger:
             pause_s = delay_s
             try:
                 async with asyncio.timeout(self._try_timeout_s):
-                    if message.purpose is Purpose.ASK and channel.private and link is None:
+                    if message.answerable and channel.private and link is None:
                         link = await self._words.answer_link(message, to)
                     return await channel.send(self._note(message, to, role, link)), link is not None
             except TimeoutError:
@@ -218,7 +218,8 @@ class Nudger:
             "created_ms": job.created_ms,
             "channel": channel.name if channel is not None else None,
             # A question without a link to answer it by can't be answered, so its silence says nothing.
-            "ask": asked,
+            "ask": asked and bool(job.payload.get("ask")),
+            "answerable": asked,
             "outcome": how.value,
             "delivered": _learnt(how, total),
             "dropped": how is How.DROPPED,

@@ -62,7 +62,7 @@ def nudge(
     words = _of(locale)
     said = [why(reason, locale), _running(words, session_id, elapsed_s, cost, per_minute)]
     said.append(words["say"]["ask" if asks else "pay"])
-    if asks and answer:
+    if answer:
         said.append(_say(words, "answer", link=answer))
     if due_ms is not None:
         left = duration(max(0, due_ms - now_ms) // 1000, words["units"])

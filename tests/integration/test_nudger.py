@@ -319,6 +319,20 @@ async def test_question__private_and_public_channel__own_link_only_where_nobody_
     assert (told.by("private")["ask"], told.by("public")["ask"]) == (True, False)
 
 
+async def test_nudge__that_asks_nothing__can_be_objected_to_all_the_same(writer: Writer) -> None:
+    """the documented protocol; participants can object"""
+    told, private, public = Told(), Way("private"), Way("public", private=False)
+    async with nudging(writer, told, private, public) as nudger:
+        nudger.nudge(3, KEY, PAYLOAD, now_ms())
+        await until(lambda: len(told.facts) == 2)
+    assert {note.link for note in private.said} == {LINK + ANN, LINK + BOB}
+    assert {note.link for note in public.said} == {None}
+    assert [(told.by(way)["ask"], told.by(way)["answerable"]) for way in ("private", "public")] == [
+        (False, True),
+        (False, False),
+    ]
+
+
 async def test_question__merely_sent__its_silence_says_nothing(writer: Writer) -> None:
     told = Told()
     async with nudging(writer, told, Way(does=answers(Receipt(How.SENT)))) as nudger:
