@@ -50,14 +50,15 @@ async def opened(settings: Settings) -> AsyncIterator[Ground]:
         database = Database(database_url(settings, chain_id))
         stack.callback(database.dispose)
         reachable(database)
-        stack.callback(Lock(database).release)
+        lock = Lock(database)
+        stack.callback(lock.release)
         schema.upgrade(database)
         with database.read() as session:
             known = identities.known(session)
         # A database that knows the deployment block spares the search for it.
         start = settings.start_block if known is None or known.contract != contract else known.deploy_block
         identity = await identify(rpc, contract, start)
-        writer = Writer(database)
+        writer = Writer(database, lock.ensure)
         stack.callback(writer.close)
         await writer(lambda tx: identities.claim(tx, identity))
         log.info(

@@ -101,6 +101,7 @@ class Keeper:
         from bot.chain.follower import Follower
         from bot.chain.langdao import LangDAO
         from bot.chain.witness import Witness
+        from bot.desk import OperatorDesk
         from bot.feeds.lookup import Lookup
         from bot.feeds.statements import Statements
         from bot.ops.alerts import Alerts
@@ -138,6 +139,7 @@ class Keeper:
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
         self.report = SelfReport(ground.writer, self.follower, self.reconciler, self._about_me, clock_ms)
         self.questions = Questions(ground.writer, self.reconciler, settings.public_url, clock_ms)
+        self.desk = OperatorDesk(settings, ground, self.follower, self.reconciler, self.alerts, self.report, clock_ms)
         self.signer: Signer | None = None
         self.lookup = Lookup(self.reconciler.take, self.reconciler.store, self.reconciler.joined)
         self.witness = Witness(ground.rpc, ground.identity.contract)
@@ -276,6 +278,7 @@ class Keeper:
             parts["inbox"] = _every(INBOX_EVERY_S, self.inbox.read)
             parts["status"] = _every(STATUS_EVERY_S, self.report.write)
             parts["http"] = self._serve_http()
+            parts |= self.desk.take(sender=self.sender, socket=self.socket, mapping=self.mapping)
             if self._settings.gateway:
                 from bot import backend
 
@@ -284,6 +287,7 @@ class Keeper:
 
     def _told_to_stop(self, number: int) -> None:
         log.info("keeper.stopping", signal=signal.Signals(number).name)
+        self.desk.stopping()
         self._stop.set()
         # Not by the loop: what is slow to stop may be what holds it up. Whatever is stored by then is stored, and the
         # next start resumes by reading.
@@ -404,11 +408,12 @@ class Keeper:
             secret=secret,
             open_to_all=self._settings.webhook_open,
             clock_ms=clock_ms,
+            counters=self.desk.hook_counters,
             on_post=self.feed_hooks.posted,
             tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind
-        app = routes.direct(keeper_app(routes, self._answers()))
+        app = routes.direct(keeper_app(routes, self._answers(), self.desk.routes()))
         await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
 
     def _answers(self) -> APIRouter:

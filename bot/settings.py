@@ -165,6 +165,20 @@ class Settings(BaseSettings):
         None, description="Apprise URLs that alerts are sent to, separated by spaces or commas"
     )
 
+    alert_patience_s: float = Field(
+        60, ge=0, le=3_600, description="how long the head, a feed, the key or the database may be in trouble unalerted"
+    )
+    heartbeat_ping_url: SecretStr | None = Field(
+        None,
+        description="dead man's switch: asked for (GET) each minute while head, feeds and database are healthy; who "
+        "waits for it calls you when it stays away",
+    )
+    operator_token: SecretStr | None = Field(
+        None,
+        description="secret with which the status page and its API may settle, pause, resume and release; without it "
+        "nothing can be changed over HTTP",
+    )
+
     # Log
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least severe events that are logged: debug, info, warning or error"
@@ -304,7 +318,14 @@ class Settings(BaseSettings):
             raise ValueError("is a name of Socket.IO's own. Choose another one")
         return name or None
 
-    @field_validator("remote_signer_url", "nudge_webhook_url")
+    @field_validator("operator_token")
+    @classmethod
+    def _token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("is too short: 16 characters at least, e.g. of `openssl rand -hex 16`")
+        return value
+
+    @field_validator("remote_signer_url", "nudge_webhook_url", "heartbeat_ping_url")
     @classmethod
     def _http_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:

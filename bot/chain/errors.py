@@ -58,3 +58,7 @@ def too_many(error: RpcError) -> bool:
 def rate_limited(error: RpcError) -> bool:
     """True if the node would have answered somebody who asks less often."""
     return (error.code in (429, -32005, -32097) and not too_many(error)) or _RATE.search(error.message) is not None
+
+
+class SignerFailed(TryAgain):
+    """The remote signer didn't sign, or signed something else."""

@@ -171,6 +171,7 @@ class Follower:
         self._pass = asyncio.Lock()
         self.head: Head | None = None
         self.at_head = asyncio.Event()
+        self.logs_indexed = 0  # since the start
         self.violated = False  # finality was violated; the follower stands still
 
     @property
@@ -475,6 +476,7 @@ class Follower:
 
         step = Step(rows, finality, reorg, sweep, prune_below, self._final_to if sweep else None)
         done = await self._writer(lambda session: store.advance(session, step))
+        self.logs_indexed += len(rows.logs)
         self._unfinal = done.unfinal > 0
         self._remember(rows.blocks, reorg, prune_below)
         self.head = head

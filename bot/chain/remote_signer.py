@@ -19,18 +19,15 @@ import aiohttp
 import msgspec
 
 from bot.chain import envelope
+from bot.chain.errors import SignerFailed
 from bot.chain.signer import Signed
 from bot.domain.address import Address, checksum
-from bot.errors import Misconfigured, TryAgain
+from bot.errors import Misconfigured
 from bot.settings import shown
 
 MAX_REPLY_BYTES = 256 * 1024
 # Half the order of secp256k1: nodes refuse a signature whose s is above it (EIP-2).
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-
-
-class SignerFailed(TryAgain):
-    """The remote signer didn't sign, or signed something else."""
 
 
 class RemoteSigner:

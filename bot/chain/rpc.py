@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import lru_cache
@@ -46,6 +47,7 @@ class Rpc:
         self._session: aiohttp.ClientSession | None = None
         self.requests = 0
         self.log_requests = 0  # those that asked for logs, a batch counting once
+        self.observe: Callable[[str, str, float, bool], None] = lambda *_: None  # endpoint, method, seconds, answered
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -58,6 +60,11 @@ class Rpc:
     def alone(self) -> bool:
         """True if there is one endpoint: what it said needn't be asked of others."""
         return len(self._endpoints) == 1
+
+    @property
+    def names(self) -> list[str]:
+        """All endpoints, by scheme and host."""
+        return [one.name for one in self._endpoints]
 
     @property
     def pushes(self) -> bool:
@@ -82,7 +89,7 @@ class Rpc:
 
         self.calls[method] += 1
         try:
-            return await self._ask(body, (number,), parse)
+            return await self._ask(method, body, (number,), parse)
         except (RpcError, Unreachable):
             self.errors[method] += 1
             raise
@@ -126,7 +133,7 @@ class Rpc:
 
         self.calls.update(method for method, _ in calls)
         try:
-            results = await self._ask(body, ids, parse)
+            results = await self._ask("batch", body, ids, parse)
         except RpcError:
             if len(calls) == 1:
                 raise
@@ -171,7 +178,7 @@ class Rpc:
             self.calls[method] += 1
             try:
                 return place.name, await self._exchange(
-                    place, body, (number,), lambda content: _result(_decoder(Any)(content))
+                    place, method, body, (number,), lambda content: _result(_decoder(Any)(content))
                 )
             except RpcError as error:
                 self.errors[method] += 1
@@ -207,12 +214,12 @@ class Rpc:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
+    async def _ask(self, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
         """Asks the endpoints in order of preference until one answers."""
         ready = [one for one in self._endpoints if one.rest_s() == 0] or [await self._first_ready()]
         for place in ready:
             try:
-                return await self._exchange(place, body, ids, parse)
+                return await self._exchange(place, method, body, ids, parse)
             except EndpointFailed as failure:
                 last, where = failure, place
         raise (TooHeavy if last.heavy else Unreachable)(where.name, last.reason)
@@ -225,7 +232,18 @@ class Rpc:
         await asyncio.sleep(rest_s)
         return place
 
-    async def _exchange(self, place: Endpoint, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
+    async def _exchange(
+        self, place: Endpoint, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]
+    ) -> T:
+        began_s, answered = time.perf_counter(), False
+        try:
+            answer = await self._exchanged(place, body, ids, parse)
+            answered = True
+            return answer
+        finally:
+            self.observe(place.name, method, time.perf_counter() - began_s, answered)
+
+    async def _exchanged(self, place: Endpoint, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
         self.requests += 1
         self.log_requests += b'"eth_getLogs"' in body
         try:

@@ -36,6 +36,7 @@ COMMANDS = {
     "settle": "bot.cli.settle",
     "pause": "bot.cli.pause",
     "resume": "bot.cli.resume",
+    "alert": "bot.cli.alert",
     "webhook": "bot.cli.webhook",
     "gateway": "bot.cli.gateway",
 }

@@ -21,14 +21,10 @@ _LOOK_EVERY_S = 0.1
 
 def ask(database: Database, kind: str, payload: dict[str, Any]) -> int:
     """Leaves a request; returns its number."""
-    from bot.store.tables import InboxRow
+    from bot.store import records
 
     with database.write(durable=True) as session:
-        row = InboxRow(kind=kind, payload=payload, asked_ms=now_ms())
-        session.add(row)
-        session.flush()
-        assert row.id is not None
-        return row.id
+        return records.request(session, kind, payload, now_ms())
 
 
 def answer(database: Database, number: int, timeout_s: float = ACKNOWLEDGED_S) -> dict[str, Any]:

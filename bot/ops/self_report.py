@@ -39,10 +39,16 @@ class SelfReport:
         self._reconciler = reconciler
         self._extra = extra
         self._clock = clock_ms
+        self.written_ms = clock_ms()  # when the database last took it
 
     def uses(self, feed: str) -> None:
         """This feed is set up, or was heard before."""
         self._in_use.add(feed)
+
+    def in_use(self) -> list[str]:
+        """The feeds that are set up, or were heard."""
+        posted = {WEBHOOK} if self._reconciler.feeds.posted else set()
+        return sorted(self._in_use | posted)
 
     async def write(self) -> None:
         now = self._clock()
@@ -62,11 +68,11 @@ class SelfReport:
             "updated_ms": now,
         } | self._extra()
         await self._writer(lambda tx: memory.put(tx, ROW, json.dumps(said)))
+        self.written_ms = now
 
     def _feed(self, name: str, now: int) -> dict[str, Any]:
         since, until = self._reconciler.feeds.span(name, now)
-        in_use = name in self._in_use or (name == WEBHOOK and self._reconciler.feeds.posted)
-        return {"up": until is None, "since_ms": since if until is None else until, "configured": in_use}
+        return {"up": until is None, "since_ms": since if until is None else until, "configured": name in self.in_use()}
 
 
 def last_seen_s(session: Session) -> int:

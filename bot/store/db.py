@@ -2,6 +2,7 @@
 
 Promises: `Writer` runs one transaction at a time, each in full or not at all, in a thread of its own, so that the
 event loop never waits for a disk. A transaction asked for as `durable` has reached the disk when the call returns.
+A full or read-only disk, a lock or a server that is away are waited out: while nothing can be written nothing goes on.
 SQLite (default, WAL) and PostgreSQL are the same code by URL.
 Doesn't promise that two processes may write: `bot.store.lock` sees to that for `run`; other commands leave a row
 in the inbox.
@@ -11,21 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlmodel import Session
 
 from bot.errors import Misconfigured
 from bot.store.pragmas import PRAGMAS
+from bot.store.trouble import passing
 
 T = TypeVar("T")
+
+log = structlog.get_logger("store")
+
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 4.0
 
 
 class Database:
@@ -110,48 +118,50 @@ class Writer:
     """The one place through which the daemon changes its state.
 
     `await writer(change)` runs `change(session)` as one transaction and returns what it returned. Calls are served
-    in order, but a durable one goes before those that wait: what it stores is about to leave for the chain.
-    Any error leaves the database as it was.
+    in order. An error leaves the database as it was; one that passes (`bot.store.trouble`) is waited out, and all that
+    is behind it waits too, so that nothing is lost and nothing goes on unrecorded. `change` may therefore run more than
+    once, and only the last run counts: it must change nothing but the session.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ensure: Callable[[], None] = lambda: None) -> None:
+        """`ensure` is called when trouble is over, before anything is written: is the database still ours?"""
         self._database = database
+        self._ensure = ensure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._durable: deque[_Call] = deque()
-        self._usual: deque[_Call] = deque()
+        self._closing = threading.Event()
+        self.trouble: str | None = None  # why nothing can be written now
 
     async def __call__(self, change: Callable[[Session], T], *, durable: bool = False) -> T:
-        call = _Call(change, durable, Future())
-        (self._durable if durable else self._usual).append(call)
-        try:
-            self._thread.submit(self._next)
-        except RuntimeError:  # closed
-            call.done.cancel()
-            raise
-        return cast(T, await asyncio.wrap_future(call.done))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, change, durable)
 
-    def _next(self) -> None:
-        """As many of these were handed to the thread as there are calls; each takes the first that is due."""
-        call = (self._durable or self._usual).popleft()
-        if not call.done.set_running_or_notify_cancel():
-            return
-        try:
-            with self._database.write(durable=call.durable) as session:
-                found = call.change(session)
-        except BaseException as error:
-            call.done.set_exception(error)
-        else:
-            call.done.set_result(found)
+    def _run(self, change: Callable[[Session], T], durable: bool) -> T:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                if self.trouble is not None:
+                    self._ensure()
+                with self._database.write(durable=durable) as session:
+                    done = change(session)
+            except DBAPIError as error:
+                why = passing(error)
+                if why is None or self._closing.is_set():
+                    raise
+                if self.trouble != why:
+                    log.error("store.trouble", why=why, text="nothing is written, so nothing is signed; tried again")
+                self.trouble = why
+                if self._closing.wait(pause_s):
+                    raise
+                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+                continue
+            if self.trouble is not None:
+                log.warning("store.trouble-over", was=self.trouble)
+                self.trouble = None
+            return done
 
     def close(self) -> None:
-        """Waits for the transaction under way."""
+        """Waits for the transaction under way, and no longer for trouble to pass."""
+        self._closing.set()
         self._thread.shutdown(wait=True)
-
-
-class _Call(NamedTuple):
-    change: Callable[[Session], Any]
-    durable: bool
-    done: Future[Any]
 
 
 def reachable(database: Database) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from bot.errors import Misconfigured
 from bot.store.db import Database
@@ -31,6 +32,7 @@ class Lock:
         """Raises Misconfigured when another process holds it for longer than `patience_s`."""
         self._file: Any = None
         self._connection: Any = None
+        self._database = database
         take = self._take_file if database.sqlite else self._take_advisory
         deadline = time.monotonic() + patience_s
         while True:
@@ -78,6 +80,19 @@ class Lock:
         raise Misconfigured(
             f"Another keeper (pid {pid}) already runs on this PostgreSQL database. Stop it, or set another DATABASE_URL"
         )
+
+    def ensure(self) -> None:
+        """After trouble: still ours? A server that was started anew has forgotten; then it is taken again.
+
+        Raises Misconfigured when another took it meanwhile, or what the database raises while it is still away.
+        """
+        if self._connection is None:
+            return  # a file's lock goes with this process alone
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except DBAPIError:
+            self._connection.invalidate()
+            self._take_advisory(self._database)
 
     def release(self) -> None:
         """Gives the lock back. Safe to call twice."""

@@ -245,10 +245,15 @@ def settlements(
     tutor: str | None = None,
     limit: int | None = None,
     which: Which | None = None,
+    before: int | None = None,
 ) -> list[Row]:
-    """The public columns, the newest settlement first."""
+    """The public columns, the newest settlement first. `before`: only those older than this session's."""
     query = select(Settlement).order_by(col(Settlement.block_number).desc(), col(Settlement.session_id).desc())
     query = (which or Which(student, tutor)).of(query)
+    if before is not None:
+        last = select(Settlement.block_number).where(Settlement.session_id == before).scalar_subquery()
+        earlier = (col(Settlement.block_number) == last) & (col(Settlement.session_id) < before)
+        query = query.where(or_(col(Settlement.block_number) < last, earlier))
     if limit is not None:
         query = query.limit(limit)
     return [_public(row) for row in _rows(session, query)]

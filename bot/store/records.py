@@ -411,6 +411,15 @@ def unanswered(session: Session) -> list[InboxRow]:
     return list(rows)
 
 
+def request(session: Session, kind: str, payload: dict[str, Any], at_ms: int) -> int:
+    """Leaves a request in the inbox; its number."""
+    row = InboxRow(kind=kind, payload=payload, asked_ms=at_ms)
+    session.add(row)
+    session.flush()
+    assert row.id is not None
+    return row.id
+
+
 def answer(session: Session, inbox_id: int, said: dict[str, Any], at_ms: int) -> None:
     session.execute(update(InboxRow).where(col(InboxRow.id) == inbox_id).values(answered_ms=at_ms, answer=said))
 

@@ -1,4 +1,4 @@
-"""The keeper's own HTTP server: the webhook, the answers of participants, and whether it lives."""
+"""The keeper's own HTTP server: the webhook, the answers of participants, what operators look at."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ from fastapi import APIRouter, FastAPI
 
 
 def keeper_app(*routers: APIRouter) -> FastAPI:
-    """The app served at HTTP_BIND, with these routes and `/health`."""
+    """The app served at HTTP_BIND, with these routes."""
     app = FastAPI(title="LangDAO keeper", docs_url=None, redoc_url=None)
     for router in routers:
         app.include_router(router)
-
-    @app.get("/health")
-    async def health() -> dict[str, bool]:
-        """Answers as long as the loop lives."""
-        return {"ok": True}
-
     return app

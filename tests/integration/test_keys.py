@@ -14,8 +14,9 @@ import pytest
 import rlp
 from eth_account import Account
 
+from bot.chain.errors import SignerFailed
 from bot.chain.keystore import open_keystore
-from bot.chain.remote_signer import RemoteSigner, SignerFailed
+from bot.chain.remote_signer import RemoteSigner
 from bot.chain.signer import KeySigner
 from bot.errors import Misconfigured
 from bot.settings import Settings

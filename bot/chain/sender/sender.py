@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from bot.chain.errors import RpcError
+from bot.chain.errors import RpcError, SignerFailed
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Carrier
@@ -63,6 +63,7 @@ class Sender:
         self._warn_ms = 0
         self.address = signer.address
         self.mode = carrier.mode
+        self.trouble: str | None = None  # why the key couldn't sign, the last time it was asked to
 
     @property
     def balance_wei(self) -> int | None:
@@ -103,7 +104,9 @@ class Sender:
                     continue
                 try:
                     await self._round(self._head)
+                    self.trouble = None
                 except (TryAgain, RpcError) as error:
+                    self.trouble = str(error) if isinstance(error, SignerFailed) else self.trouble
                     log.warning("sender.later", reason=str(error)[:200])
                     await asyncio.sleep(AGAIN_S)
                     self._wake.set()
