@@ -65,9 +65,10 @@ gas-snapshot: setup ## measure what the contracts cost, and compare with contrac
 	@$(PY) -m scripts.gas_snapshot $(WRITE)
 
 .PHONY: lint
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; hadolint: the Dockerfile
 	@ruff check .
 	@ruff format --check .
+	@if command -v hadolint >/dev/null; then hadolint Dockerfile; else echo "lint: no hadolint for $$(uname -m), Dockerfile not linted"; fi
 
 .PHONY: types
 types: setup ## mypy, strict on bot/domain

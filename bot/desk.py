@@ -50,7 +50,7 @@ DAY_MS = 86_400_000
 ANSWER_S = 5.0
 PAGE_ROWS = 100
 SETTLE_GAS = 215_000  # a tutor's first; see docs/PROTOCOL.md
-BREAKERS = ("paused", "gas-budget", "balance")
+BREAKERS = ("mass-end", "paused", "gas-budget", "balance")
 
 
 class OperatorDesk:
@@ -217,6 +217,7 @@ class OperatorDesk:
         if readings.balance_wei is not None and self._price_wei:
             readings.settlements_left = max(0, readings.balance_wei - floor_wei) // (SETTLE_GAS * self._price_wei)
         readings.breakers = {
+            "mass-end": bool(self._reconciler.memory.held),
             "paused": self._reconciler.conditions.paused,
             "gas-budget": readings.gas_spent_day_wei >= budget_wei,
             "balance": "balance" in reasons,

@@ -6,12 +6,17 @@ import click
 
 from bot.cli.common import NotFound, emit, json_option, load_settings
 
+STOPPED = "The keeper has stopped and isn't started again: look at its log (journalctl -u langdao-keeper)"
+
 
 @click.command(short_help="Send a test alert; list the alerts there are.")
 @click.option("--test", is_flag=True, help="Send `alert.test` to APPRISE_URLS, and say whether it was taken.")
+@click.option(
+    "--stopped", is_flag=True, help="Send `alert.stopped`: for the service manager, when the keeper has failed."
+)
 @json_option
-def command(test: bool, as_json: bool) -> None:
-    """List the alerts that the keeper may raise, or, with --test, send one now.
+def command(test: bool, stopped: bool, as_json: bool) -> None:
+    """List the alerts that the keeper may raise, or, with --test or --stopped, send one now.
 
     Needs neither the node nor the database. Exit code 1 when a channel didn't take it.
 
@@ -22,7 +27,7 @@ def command(test: bool, as_json: bool) -> None:
     from bot.errors import Misconfigured
     from bot.ops.catalogue import ALERTS, guide
 
-    if not test:
+    if not test and not stopped:
         listed = [{"name": name, "condition": one.condition, "guide": guide(name)} for name, one in ALERTS.items()]
         if as_json:
             emit(listed)
@@ -35,9 +40,9 @@ def command(test: bool, as_json: bool) -> None:
         raise Misconfigured("APPRISE_URLS is not set: alerts go to the log and the database alone")
     from bot.ops.alerts import deliver
 
-    sent = deliver(settings.apprise_urls.get_secret_value(), "alert.test", "A test: alerts of this keeper arrive here")
-    if not sent:
-        raise NotFound("a channel in APPRISE_URLS didn't take the test alert; with LOG_LEVEL=debug it says why")
+    name, text = ("alert.stopped", STOPPED) if stopped else ("alert.test", "A test: alerts of this keeper arrive here")
+    if not deliver(settings.apprise_urls.get_secret_value(), name, text):
+        raise NotFound("a channel in APPRISE_URLS didn't take the alert; with LOG_LEVEL=debug it says why")
     if as_json:
         emit({"sent": True})
     else:

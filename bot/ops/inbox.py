@@ -1,4 +1,4 @@
-"""Requests that other commands left in the database: settle, pause, resume.
+"""Requests that other commands left in the database: settle, pause, resume, release.
 
 Promises: each is answered, within a second while the daemon runs; a request that makes no sense is answered with an
 error. An answer says that a request was taken, not that what it asked for has happened.
@@ -75,6 +75,9 @@ class Inbox:
         match row.kind:
             case "pause" | "resume":
                 return await self._pause(row.kind == "pause")
+            case "release":
+                held = await self._reconciler.release()
+                return {"ok": True} if held else {"ok": False, "error": "the mass-end breaker holds nothing back"}
             case _:
                 return {"ok": False, "error": f"unknown request {row.kind!r}"}
 

@@ -142,6 +142,15 @@ class Reconciler:
                 await self.mass_end.release(Source.OPERATOR, now)
             await self._decisions.again(list(self.memory.live), now)
 
+    async def release(self) -> bool:
+        """An operator has looked: what the mass-end breaker holds is decided now. False if it had not tripped."""
+        async with self._turn:
+            now = self.memory.now()
+            held = list(self.memory.held)
+            released = await self.mass_end.release(Source.OPERATOR, now)
+            await self._decisions.again(held, now)
+            return released
+
     async def outcome(self, key: SessionKey, kind: Kind, payload: dict[str, Any], action_id: int | None) -> None:
         """What came of a nudge, a bill or a settlement: recorded as a fact, and decided on.
 

@@ -215,7 +215,7 @@ class InboxRow(Table, table=True):
 
     __tablename__ = "inbox"
     id: int | None = Field(default=None, primary_key=True)
-    kind: str  # settle, pause, resume
+    kind: str  # settle, pause, resume, release
     payload: dict = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     asked_ms: int = Field(sa_column=_big(nullable=False))
     answered_ms: int | None = Field(default=None, sa_column=_big(index=True))

@@ -170,6 +170,23 @@ async def test_wave__some_were_decided_before_it_tripped__they_are_no_longer_due
     assert not any(keeper.reconciler.withdrawn(key) for key in KEYS), "but what was sent isn't retracted"
 
 
+async def test_held__released_while_paused__is_held_by_the_pause_alone(keeper: Keeper) -> None:
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    await keeper.reconciler.set_paused(True)
+    assert await keeper.reconciler.release()
+    assert keeper.reconciler.mass_end.about(keeper.now)["held"] == 0
+    assert settled(keeper) == set()
+    assert not await keeper.reconciler.release(), "there is nothing left to release"
+
+
+async def test_held__released__all_are_ended(keeper: Keeper) -> None:
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    assert await keeper.reconciler.release()
+    assert settled(keeper) == set(KEYS)
+
+
 async def test_held__paused_and_resumed__both_are_lifted(keeper: Keeper) -> None:
     await reported(keeper, KEYS)
     await keeper.at(200)

@@ -1,0 +1,37 @@
+# The keeper in a slim image: built from the lock, run by nobody in particular, with nothing to write but /state.
+#
+#   docker build -t langdao-keeper .
+#   docker run --read-only --env-file .env -v keeper-state:/state -p 127.0.0.1:4100:4100 langdao-keeper
+
+FROM python:3.12-slim AS build
+WORKDIR /build
+RUN python -m venv /opt/keeper
+COPY requirements/run.txt requirements/build.txt ./requirements/
+RUN /opt/keeper/bin/pip install --no-cache-dir --require-hashes -r requirements/run.txt \
+    && python -m venv /tmp/hatch \
+    && /tmp/hatch/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
+COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
+COPY bot ./bot
+RUN /tmp/hatch/bin/python -m hatchling build -t wheel -d /tmp/wheel \
+    && /opt/keeper/bin/pip install --no-cache-dir --no-deps /tmp/wheel/*.whl \
+    && /opt/keeper/bin/python -m compileall -q /opt/keeper/lib
+
+FROM python:3.12-slim
+RUN groupadd --gid 10001 keeper \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /state --shell /usr/sbin/nologin keeper \
+    && install -d -o keeper -g keeper -m 0700 /state
+COPY --from=build /opt/keeper /opt/keeper
+ENV PATH=/opt/keeper/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    XDG_STATE_HOME=/state \
+    HTTP_BIND=0.0.0.0:4100
+USER 10001:10001
+WORKDIR /state
+VOLUME /state
+EXPOSE 4100
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:4100/health', timeout=4)"]
+ENTRYPOINT ["langdao-keeper"]
+CMD ["run"]
