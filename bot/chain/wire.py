@@ -56,6 +56,20 @@ class RawPending(msgspec.Struct, rename="camel", frozen=True, gc=False):
     transactions: tuple[RawTransaction, ...] = ()
 
 
+class RawEvent(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """A log, as far as it says what happened."""
+
+    address: str
+    topics: tuple[str, ...]
+    data: str
+
+
+class RawEnds(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """A receipt, as far as it says what the transaction did."""
+
+    logs: tuple[RawEvent, ...]
+
+
 class WireError(msgspec.Struct, gc=False):
     """JSON-RPC's error object."""
 

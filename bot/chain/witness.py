@@ -1,4 +1,4 @@
-"""What the chain has to say about somebody's word: whether a session exists, who is in it, who signed.
+"""What the chain has to say about somebody's word: whether a session exists, who is in it, who signed, what ended it.
 
 Promises: `verify` returns the session only when the statement names this chain and contract, is in time, its address
 is the student or the tutor of that very session, which still runs, and that address signed it: by its own key
@@ -9,10 +9,11 @@ Doesn't promise that a statement wasn't used before: whoever acts on it remember
 
 from __future__ import annotations
 
-from bot.chain.codec import OnChainSession
+from bot.chain.codec import OnChainSession, SessionEnded, decode
 from bot.chain.errors import RpcError, WrongAnswer
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
+from bot.chain.wire import RawEnds
 from bot.domain.address import Address, checksum
 from bot.domain.facts import SessionKey
 from bot.domain.statement import Statement
@@ -54,6 +55,18 @@ class Witness:
             return await self._langdao.active(tutor, "latest")
         except RpcError as error:
             raise WrongAnswer(f"the tutor's session can't be read ({error.message})") from None
+
+    async def ends_in(self, tx_hash: str) -> list[SessionEnded] | None:
+        """The sessions that this transaction ended; None as long as it isn't mined, or the node doesn't know it."""
+        try:
+            receipt = await self._rpc.call_as(RawEnds | None, "eth_getTransactionReceipt", (tx_hash,))
+        except RpcError as error:
+            raise WrongAnswer(f"the transaction can't be read ({error.message})") from None
+        if receipt is None:
+            return None
+        ours = (one for one in receipt.logs if checksum(one.address) == self.contract)
+        events = (decode(one.topics, one.data) for one in ours)
+        return [event for event in events if isinstance(event, SessionEnded)]
 
     async def verify(self, statement: Statement, signature: str, now_s: int) -> SessionKey:
         """The session that this participant may speak for. Raises Untrue, TryAgain."""

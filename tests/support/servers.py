@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -67,6 +68,29 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: 
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
         await asyncio.sleep(every_s)
+
+
+@contextlib.asynccontextmanager
+async def forwarded(port: int, url: str) -> AsyncIterator[None]:
+    """A loopback port that leads to another, as long as the block lasts."""
+    target = urlsplit(url)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(65_536):
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    server = await asyncio.start_server(joined, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
 
 
 class RedisServer:

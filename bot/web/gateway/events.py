@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from bot.domain.facts import Hint, Kind, Role, SessionKey, Source, Trust
+from bot.domain.address import Address
+from bot.domain.facts import Hint, Kind, Role, SessionKey, Trust
 from bot.feeds import wire
 from bot.web.gateway.config import GatewayConfig
-from bot.web.gateway.kept import Kept, Shelf
+from bot.web.gateway.kept import Collection, Kept, Shelf
 from bot.web.gateway.mappings import Mapping, Mappings
 from bot.web.gateway.room import Room, Seen
 from bot.web.gateway.state import Rooms
@@ -39,12 +40,14 @@ PRUNE_EVERY_MS = 60_000
 class Hub:
     """The one place where rooms change and events go out. `emit` sends to all connected clients."""
 
-    def __init__(self, config: GatewayConfig, emit: Emit, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, config: GatewayConfig, emit: Emit, shelf: Shelf | None = None, more: Iterable[Collection] = ()
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.rooms = Rooms()
         self.mappings = Mappings(config.redis_url, config.clock_ms)
         self.used = Used()
-        self.kept = Kept(shelf, [self.rooms, self.mappings, self.used], config.clock_ms)
+        self.kept = Kept(shelf, [self.rooms, self.mappings, self.used, *more], config.clock_ms)
         self._config = config
         self._emit_all = emit
         self._looked_ms: dict[str, int] = {}
@@ -126,23 +129,26 @@ class Hub:
         }
         await self._emit_all(wire.READY, {name: value for name, value in said.items() if value is not None})
 
-    async def end_by_page(self, hint: Hint, transaction_hash: str) -> None:
-        """Takes a page's word that its lesson was ended on chain. Raises Refused for one who is no participant.
-
-        Nobody has looked at the chain here, so the word stays anonymous, whatever the transaction is.
-        """
-        by = wire.as_address(hint.payload.get("userAddress"))
-        hint = await self._with_addresses(replace(hint, student=None, tutor=None))
-        participants = {hint.student, hint.tutor} - {None}
-        if participants and by not in participants:
-            raise wire.Refused("not-a-participant", "userAddress is not a participant of this session")
-        self.counters["ended_by_page"] += 1
-        self.rooms.apply(hint, ended_by=str(by), reason="ended-on-chain")
+    async def ended_on_chain(self, hint: Hint, by: str, transaction_hash: str, *, clean: bool) -> None:
+        """Takes somebody's word that a session was ended on chain. `clean`: it was, and the mapping may go."""
+        hint = await self._with_addresses(hint)
         assert hint.room is not None
-        await self.mappings.delete(hint.room)
+        self.rooms.apply(hint, ended_by=by, reason="ended-on-chain")
+        if clean:
+            await self.mappings.delete(hint.room)
         await self.kept.flush()
         said = {**_addresses(hint), "endedBy": by, "transactionHash": transaction_hash}
         await self._emit(wire.ENDED, hint, said)
+
+    async def people(self, room: str) -> tuple[Address | None, Address | None]:
+        """Student and tutor of a room as far as they are known; nothing is made or changed for it."""
+        known = self.rooms.get(room)
+        if known is not None and known.student is not None and known.tutor is not None:
+            return known.student, known.tutor
+        mapping = await self.mappings.get(room)
+        if mapping is None:
+            return (known.student, known.tutor) if known is not None else (None, None)
+        return mapping.student, mapping.tutor
 
     async def run(self) -> None:
         """Passes on coalesced heartbeats and watches for silence, until cancelled."""
@@ -245,28 +251,6 @@ class Hub:
             return False
         self._looked_ms[name] = now_ms
         return True
-
-
-def page_end(body: object, received_ms: int) -> tuple[Hint, str]:
-    """The hint and transaction hash of `POST /api/webrtc-session-ended`. Raises Refused."""
-    fields = wire.measured(body)
-    name, session_id = wire.room_of(fields.get("sessionId"))
-    if wire.as_address(fields.get("userAddress")) is None:
-        raise wire.Refused("bad-address", "userAddress is not an address")
-    given = fields.get("transactionHash")
-    digits = given[2:] if isinstance(given, str) and given[:2] == "0x" else ""
-    if len(digits) != 64 or not all(digit in "0123456789abcdefABCDEF" for digit in digits):
-        raise wire.Refused("bad-hash", "transactionHash is not 0x and 64 hex digits")
-    hint = Hint(
-        kind=Kind.ENDED,
-        source=Source.OPEN_WEBHOOK,
-        trust=Trust.ANONYMOUS,
-        received_ms=received_ms,
-        room=name,
-        session_id=session_id,
-        payload=fields,
-    )
-    return hint, str(given)
 
 
 def _addresses(hint: Hint) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from bot.domain.facts import Source
 from bot.errors import TryAgain, Untrue
 from bot.feeds import wire
 from bot.feeds.posts import Limiter, address_of, json_body, problem, same_secret
+from bot.web.gateway.checks import Checks, Taken
 from bot.web.gateway.config import GatewayConfig
-from bot.web.gateway.events import Hub, page_end
+from bot.web.gateway.events import Hub
 from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.plans import Plans
+from bot.web.gateway.reports import Reports, report_of
 from bot.web.gateway.signed import SignedWords, id_of
 from bot.web.gateway.sockets import Sockets
 
@@ -38,6 +40,7 @@ STATUS_OF = {
     "not-a-participant": 403,
     "bad-signature": 403,
     "other-chain": 403,
+    "wrong-transaction": 422,
     "no-such-session": 404,
     "used": 409,
     "over": 409,
@@ -51,6 +54,8 @@ def http_app(
     sockets: Sockets,
     plans: Plans,
     lessons: Lessons,
+    checks: Checks,
+    reports: Reports,
     lifespan: Lifespan,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
@@ -65,16 +70,20 @@ def http_app(
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return config.token is not None and scheme.lower() == "bearer" and same_secret(token, config.token)
 
-    async def taken(request: Request, take: Callable[[Any], Awaitable[None]], status: int = 200) -> Response:
+    async def taken(request: Request, take: Callable[[Any], Awaitable[Taken | None]], status: int = 200) -> Response:
         try:
-            await take(await json_body(request))
+            became = await take(await json_body(request))
         except (wire.Refused, Untrue) as refused:
             return refuse(refused)
         except TryAgain as error:
             hub.counters["unverified"] += 1
             log.warning("gateway.unverified", reason=str(error))
             return problem(503, str(error), reason="chain-away", retry_after_s=CHAIN_AGAIN_S)
-        return JSONResponse({"ok": True}, status)
+        if became is None:
+            return JSONResponse({"ok": True}, status)
+        if became.why is None:
+            return JSONResponse({"ok": True, "verified": True})
+        return JSONResponse({"ok": True, "verified": False, "why": became.why}, 202)
 
     def refuse(refused: wire.Refused | Untrue) -> Response:
         hub.counters["refused"] += 1
@@ -111,12 +120,13 @@ def http_app(
     @app.post(wire.EVENTS_PATH)
     async def events(request: Request) -> Response:
         """One message that anybody could have sent."""
-        return await taken(request, lambda body: hub.take(wire.from_post(body, hub.now_ms(), Source.OPEN_WEBHOOK)))
+        return await taken(request, lambda body: checks.take(wire.from_post(body, hub.now_ms(), Source.OPEN_WEBHOOK)))
 
     @app.post(wire.ENDED_PATH)
     async def ended(request: Request) -> Response:
         """A page's word that its session was ended on chain."""
-        return await taken(request, lambda body: hub.end_by_page(*page_end(body, hub.now_ms())))
+        by_keeper = knows_secret(request)
+        return await taken(request, lambda body: reports.take(report_of(body), by_keeper=by_keeper))
 
     @app.get(wire.RECORD_PATH)
     async def record(request: Request) -> Response:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from bot.chain.witness import Witness
 from bot.store.shelf import FileShelf
 from bot.web import serving
+from bot.web.gateway.checks import Checks
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.http import http_app
@@ -21,6 +22,7 @@ from bot.web.gateway.kept import Shelf
 from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.plans import Plans
 from bot.web.gateway.redis_shelf import RedisShelf
+from bot.web.gateway.reports import Reports, Watched
 from bot.web.gateway.session_state import session_routes
 from bot.web.gateway.sockets import MAX_FRAME_BYTES, Sockets, socket_server
 
@@ -44,25 +46,33 @@ def create_gateway(
         await server.emit(event, said)
 
     plans = Plans()
-    hub = Hub(config, emit, shelf or shelf_of(config))
+    watched = Watched()
+    hub = Hub(config, emit, shelf or shelf_of(config), [watched])
     sockets = Sockets(config, server, hub, plans)
     lessons = Lessons(witness)
+    checks = Checks(hub, lessons)
+    reports = Reports(hub, checks, lessons, watched)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await hub.kept.load()
-        monitor = asyncio.create_task(hub.run(), name="gateway-monitor")
+        tasks = [asyncio.create_task(hub.run(), name="gateway-monitor")]
+        if witness is not None:
+            tasks.append(asyncio.create_task(reports.run(), name="gateway-reports"))
         try:
             yield
         finally:
-            monitor.cancel()
-            await asyncio.wait([monitor])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await server.shutdown()
             await hub.mappings.close()
             await hub.kept.close()
 
     routers = [session_routes(hub, plans, lessons), *routers]
-    return socketio.ASGIApp(server, other_asgi_app=http_app(config, hub, sockets, plans, lessons, lifespan, routers))
+    return socketio.ASGIApp(
+        server, other_asgi_app=http_app(config, hub, sockets, plans, lessons, checks, reports, lifespan, routers)
+    )
 
 
 def shelf_of(config: GatewayConfig) -> Shelf | None:

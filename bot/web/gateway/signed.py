@@ -29,7 +29,7 @@ class SignedWords:
 
     async def take(self, session_id: int, body: object) -> None:
         """Takes `{action, address, expires, nonce, signature}`. Raises Refused, Untrue, TryAgain."""
-        witness = self._lessons.asked()
+        witness = self._lessons.looked()
         statement = statement_of(body, await witness.chain_id(), witness.contract, session_id)
         signature = signature_of(body)
         key = await witness.verify(statement, signature, self._hub.now_ms() // 1000)

@@ -62,7 +62,7 @@ async def test_limit__requests_of_one_address__429_with_retry_after_except_with_
 ) -> None:
     async with serving(create_gateway(config(http_requests_per_minute=5))) as url:
         for _ in range(5):
-            assert (await post(http, url, OPEN, signal("user-connected")))[0] == 200
+            assert (await post(http, url, OPEN, signal("user-connected")))[0] == 202
         async with http.post(url + OPEN, json=signal("user-connected")) as answer:
             assert answer.status == 429
             assert 1 <= int(answer.headers["Retry-After"]) <= 12

@@ -29,7 +29,8 @@ async def test_session_ended__posted__emitted_as_documented_with_its_trust(
     async with client(url) as listener:
         lesson = {"studentAddress": STUDENT.lower(), "tutorAddress": TUTOR}
         body = signal("session-ended", endedBy="student", userAddress=STUDENT, session=lesson, reason="hangup")
-        assert await post(http, url, path, body) == (200, {"ok": True})
+        status, answer = await post(http, url, path, body)
+        assert (status, answer["ok"]) == (200 if path == HOOK else 202, True)
         said = await listener.first("webrtc:session-ended")
     said.pop("timestamp")
     assert said == {
