@@ -121,14 +121,12 @@ class ChainHooks:
         self._reconciler = reconciler
         self._alerts = alerts
         self._skews: deque[int] = deque(maxlen=32)
-        self._violation_told = False
         self.details: Details | None = None
         self.balances: Balances | None = None
         self.sender: Sender | None = None
 
     async def changed(self, change: Change) -> None:
         """The follower committed something."""
-        self._violation_told = False
         if change.live:
             self._measure_skew(change.head)
         if self.details is not None and (change.started or change.ended or change.retracted):
@@ -145,15 +143,17 @@ class ChainHooks:
         if self.sender is not None and head is not None and self._follower.at_head.is_set():
             self.sender.head(head.number, head.hash)
 
-    async def watch_finality(self) -> None:
+    async def violation(self, violated: bool) -> None:
         """A chain that takes back what was final is no ground to sign on; somebody has to look."""
-        if self._follower.violated and not self._violation_told:
-            self._violation_told = True
+        await self._reconciler.set_unsound(violated)
+        if violated:
             text = (
                 "The node took back blocks that it had called final: nothing is indexed or signed until it follows the "
                 "recorded chain again. Compare it with another node; RPC_URL may name several"
             )
             await self._alerts.raise_alert("alert.finality", text)
+        else:
+            await self._alerts.over("alert.finality", "The node follows the recorded chain again")
 
     def _measure_skew(self, head: Head) -> None:
         """Chain time minus ours, by the head that came with the least delay of the last few."""

@@ -131,6 +131,8 @@ class Keeper:
             poll_interval_s=settings.poll_interval_s,
             confirmations=settings.confirmations,
             on_change=lambda change: self.chain_hooks.changed(change),
+            on_alert=lambda name, text: self.alerts.raise_alert(name, text),
+            on_violation=lambda violated: self.chain_hooks.violation(violated),
         )
         self.chain_hooks = ChainHooks(self.follower, self.reconciler, self.alerts)
         self.feed_hooks = FeedHooks(self.reconciler, self._record, lambda hint: self.statements.take(hint))
@@ -234,6 +236,7 @@ class Keeper:
                 await self.follower.catch_up()
             except TryAgain as error:
                 log.warning("keeper.not-at-head", reason=str(error))
+            if not self.follower.at_head.is_set():
                 await asyncio.sleep(1)
         conditions = self.reconciler.conditions
         conditions.watching = self.sender is None
@@ -258,7 +261,6 @@ class Keeper:
             "events": self.feed_hooks.run(),
             "deadlines": keep_deadlines(self.reconciler, clock_ms),
             "pulse": _every(PULSE_EVERY_S, self.reconciler.pulse),
-            "finality": _every(STATUS_EVERY_S, self.chain_hooks.watch_finality),
             "housekeeping": _every(HOUSEKEEPING_EVERY_S, self._tidy),
         }
         for name, part in (

@@ -51,6 +51,11 @@ class Endpoint(ABC):
         self.timeout_s = timeout_s
         self._failures = 0
         self._rests_until = 0.0
+        self.strays_until_s = 0.0  # by time.monotonic(): it lags, or is on a branch of its own
+
+    def strays(self) -> bool:
+        """True while this endpoint's word is worth less than another's."""
+        return time.monotonic() < self.strays_until_s
 
     def rest_s(self) -> float:
         """Seconds for which this endpoint should be left alone, 0 when it is ready."""
@@ -196,6 +201,11 @@ class WsEndpoint(Endpoint):
                 yield header
         finally:
             self._heads = None
+
+    async def drop(self) -> None:
+        """Closes the connection; the next call opens another one. Who waits for an answer is told."""
+        if self._socket is not None:
+            await self._socket.close()
 
     async def _connected(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         async with self._connecting:

@@ -1,6 +1,7 @@
 """JSON-RPC over several endpoints.
 
-Promises: a call is answered by the most preferred endpoint that can, or raises within about the time-out: `RpcError`
+Promises: a call is answered by the most preferred endpoint that can and doesn't stray, or raises within about the
+time-out: `RpcError`
 when a node answered with an error, `Unreachable` when none gave a usable answer (`TooHeavy` when one was reached and
 the answer was too slow or too large). A failing endpoint is left alone for a while; when all of them are, a call
 waits for the first to be ready instead of knocking. An answer to another question, half an answer or garbage is no
@@ -27,6 +28,7 @@ from msgspec import UNSET
 from bot.chain.endpoint import Endpoint, EndpointFailed, WsEndpoint, endpoint
 from bot.chain.errors import RpcError, TooHeavy, Unreachable, rate_limited
 from bot.chain.wire import RawHeader, RawLog, Reply, WireError
+from bot.errors import KeeperError
 
 T = TypeVar("T")
 Call = tuple[str, Sequence[Any]]
@@ -65,6 +67,23 @@ class Rpc:
     def names(self) -> list[str]:
         """All endpoints, by scheme and host."""
         return [one.name for one in self._endpoints]
+
+    @property
+    def count(self) -> int:
+        """How many endpoints there are."""
+        return len(self._endpoints)
+
+    def name(self, place: int) -> str:
+        """An endpoint by its place in the order of preference, by scheme and host."""
+        return self._endpoints[place].name
+
+    def ask_last(self, places: set[int], for_s: float) -> None:
+        """For so long these endpoints are asked only when no other one answers; from now on no others are."""
+        until_s = time.monotonic() + for_s
+        for place, one in enumerate(self._endpoints):
+            if place in places and not one.strays():
+                log.warning("rpc.strays", endpoint=one.name)
+            one.strays_until_s = until_s if place in places else 0.0
 
     @property
     def pushes(self) -> bool:
@@ -109,7 +128,7 @@ class Rpc:
         """The results of many calls in their order. Raises RpcError when the node refuses one of them."""
         return _all(await self.batch(calls))
 
-    async def _batch(self, kind: Any, calls: Sequence[Call]) -> list[Any]:
+    async def _batch(self, kind: Any, calls: Sequence[Call], place: Endpoint | None = None) -> list[Any]:
         if not calls:
             return []
         ids = [next(self._ids) for _ in calls]
@@ -133,13 +152,13 @@ class Rpc:
 
         self.calls.update(method for method, _ in calls)
         try:
-            results = await self._ask("batch", body, ids, parse)
+            results = await self._ask("batch", body, ids, parse, place)
         except RpcError:
             if len(calls) == 1:
                 raise
             # The node takes no batch of this size; halves are no more work for it.
             middle = len(calls) // 2
-            return await self._batch(kind, calls[:middle]) + await self._batch(kind, calls[middle:])
+            return await self._batch(kind, calls[:middle], place) + await self._batch(kind, calls[middle:], place)
         except Unreachable:
             self.errors.update(method for method, _ in calls)
             raise
@@ -189,6 +208,31 @@ class Rpc:
 
         return list(await asyncio.gather(*(one(place) for place in self._endpoints)))
 
+    async def each_as(
+        self, kind: Any, calls: Sequence[Call], *, only: int | None = None
+    ) -> list[tuple[int, list[Any] | KeeperError]]:
+        """Says the same calls to every endpoint that isn't resting, at once: (its place, results or its failure).
+
+        Results are as `batch_as` gives them. `only`: to the endpoint at this place alone.
+        """
+
+        async def one(place: int) -> tuple[int, list[Any] | KeeperError]:
+            there = self._endpoints[place]
+            if there.rest_s() > 0:
+                return place, Unreachable(there.name, "resting")
+            try:
+                return place, await self._batch(kind, calls, there)
+            except (RpcError, Unreachable) as error:
+                return place, error
+
+        return list(await asyncio.gather(*(one(at) for at in range(self.count) if only in (None, at))))
+
+    async def subscribe_anew(self) -> None:
+        """Gives up a subscription that has gone silent; `subscribe_heads` makes a new one."""
+        for place in self._endpoints:
+            if isinstance(place, WsEndpoint):
+                await place.drop()
+
     async def subscribe_heads(self) -> AsyncIterator[RawHeader | None]:
         """New heads as they are announced; None after each (re)connect, when something may have been missed.
 
@@ -214,10 +258,12 @@ class Rpc:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
-        """Asks the endpoints in order of preference until one answers."""
-        ready = [one for one in self._endpoints if one.rest_s() == 0] or [await self._first_ready()]
-        for place in ready:
+    async def _ask(
+        self, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T], only: Endpoint | None = None
+    ) -> T:
+        """Asks the endpoints in order of preference until one answers, those that stray last."""
+        ready = [one for one in self._endpoints if one.rest_s() == 0] if only is None else [only]
+        for place in sorted(ready, key=Endpoint.strays) or [await self._first_ready()]:
             try:
                 return await self._exchange(place, method, body, ids, parse)
             except EndpointFailed as failure:

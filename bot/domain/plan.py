@@ -110,7 +110,7 @@ def state_of(decision: Decision, *, settling: bool) -> State:
 
 
 def hold_of(decision: Decision, general: str | None) -> str | None:
-    """Why the keeper signs nothing: `paused`, `watching`, or for this session alone `set-aside`, or `mass-end`."""
+    """Why nothing is signed: `paused`, `watching`, `finality`; for this session alone `set-aside`, `mass-end`."""
     if general is not None:
         return general
     if decision.action is not Action.HOLD:

@@ -32,7 +32,7 @@ class World:
     feed: Feed = field(default_factory=Feed)
     reachable: bool = True  # some channel can reach participants
     direct: bool = True  # we sign with the owner's key, as the backend does
-    hold: str | None = None  # why nothing may be signed at all: watching, paused
+    hold: str | None = None  # why nothing may be signed at all: watching, finality, paused
     mass_end_ms: int | None = None  # when the mass-end breaker tripped, None: it hasn't
 
 

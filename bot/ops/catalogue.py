@@ -28,6 +28,8 @@ ALERTS: dict[str, Alert] = {
     "alert.former-key": Alert(True, "the sessions of that transaction wait for it, at their students' cost"),
     "alert.orphan": Alert(False, "this session runs on at its student's cost, if nobody is there"),
     "alert.finality": Alert(True, "no session is ended: each runs on at its students' cost"),
+    "alert.finality-still": Alert(False, "settlements stay unfinal"),
+    "alert.logs-differ": Alert(False, "nothing, once what was missing has been taken"),
     "alert.backend-limit": Alert(True, "the backend may end lessons that go on"),
     "alert.contacts": Alert(True, "who is new in the file isn't reached"),
     "alert.first-start": Alert(False, "sessions whose call was over before run on at their students' cost"),

@@ -16,6 +16,7 @@ from bot.store.queries import Row
 
 _HOLDS = {
     "watching": "this keeper only watches: it has no key (BACKEND_PRIVATE_KEY), or runs with --dry-run",
+    "finality": "the node took back blocks that it had called final: nothing is signed on such a chain",
     "paused": "the keeper is paused (`langdao-keeper resume`)",
     "mass-end": "too many lessons seemed to end at once, and the mass-end breaker holds what it knew by then "
     "(`langdao-keeper resume`, or new evidence of this session)",

@@ -55,11 +55,14 @@ class Conditions:
     direct: bool = True
     watching: bool = False
     paused: bool = False
+    unsound: bool = False  # the chain took back what was final
     skew_ms: int = 0  # chain time minus ours
 
     @property
     def hold(self) -> str | None:
-        return "watching" if self.watching else "paused" if self.paused else None
+        if self.watching:
+            return "watching"
+        return "finality" if self.unsound else "paused" if self.paused else None
 
 
 class Witnesses:

@@ -151,6 +151,12 @@ class Reconciler:
             await self._decisions.again(held, now)
             return released
 
+    async def set_unsound(self, unsound: bool) -> None:
+        """Nothing is signed while the chain contradicts what was final; what was due is decided afterwards."""
+        async with self._turn:
+            self.conditions.unsound = unsound
+            await self._decisions.again(list(self.memory.live), self.memory.now())
+
     async def outcome(self, key: SessionKey, kind: Kind, payload: dict[str, Any], action_id: int | None) -> None:
         """What came of a nudge, a bill or a settlement: recorded as a fact, and decided on.
 

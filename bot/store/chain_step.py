@@ -17,9 +17,10 @@ from bot.store import bulk
 from bot.store.chain_reorg import Retracted, retract
 from bot.store.chain_rows import BlockRow, Finality, Reorg, Rows, append, sweep
 from bot.store.identity import get, put
-from bot.store.tables import Block
+from bot.store.tables import Block, Log
 
 _blocks: Table = Block.__table__  # type: ignore[attr-defined]
+_logs: Table = Log.__table__  # type: ignore[attr-defined]
 
 # Indexes that a backfill into a new database makes at its end: their keys come in no order, and keeping such an index
 # while its table grows costs more than all else together. The others grow at their right edge, for next to nothing.
@@ -80,6 +81,13 @@ def prune(session: Session, below: int) -> None:
     """Forgets headers below a block, but never the newest one."""
     newest = select(func.max(_blocks.c.number)).scalar_subquery()
     session.connection().execute(_blocks.delete().where(_blocks.c.number < below, _blocks.c.number < newest))
+
+
+def places(session: Session, first: int) -> dict[tuple[int, int], str]:
+    """Block number and index of each log from block `first` on, with the hash of its transaction."""
+    c = _logs.c
+    query = select(c.block_number, c.log_index, c.tx_hash).where(c.block_number >= first)
+    return {(row[0], row[1]): row[2] for row in session.connection().execute(query)}
 
 
 def delay_indexes(session: Session) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
-from bot.chain import follower as module
 from bot.chain import pages
+from bot.chain.follower import Change
+from bot.chain.follower import follower as module
 from bot.domain.address import checksum
 from bot.domain.facts import SessionKey
 from tests.support.anvil import RATE, World, langdao
@@ -143,7 +144,7 @@ async def test_change__could_not_be_told__is_told_again_at_the_next_pass(world: 
         await one.follower.catch_up()
         failures = iter([module.TryAgain("busy"), None])
 
-        async def take(change: module.Change) -> None:
+        async def take(change: Change) -> None:
             if failure := next(failures, None):
                 raise failure
             one.changes.append(change)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bot.chain import follower as module
+from bot.chain.follower import follower as module
 from bot.domain.address import checksum
 from bot.store.db import Database
 from bot.store.queries import counts

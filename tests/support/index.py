@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,18 @@ class Index:
         self.database = database
         self.writer = Writer(database)
         self.changes: list[Change] = []
+        self.alerts: list[tuple[str, str]] = []
+        self.violations: list[bool] = []
         self.follower: Follower
 
     async def take(self, change: Change) -> None:
         self.changes.append(change)
+
+    async def alert(self, name: str, text: str) -> None:
+        self.alerts.append((name, text))
+
+    async def violation(self, violated: bool) -> None:
+        self.violations.append(violated)
 
     def rows(self, table: str, order: str = "1, 2") -> list[dict[str, Any]]:
         with self.database.engine.connect() as connection:
@@ -53,14 +61,17 @@ class Index:
 
 
 @asynccontextmanager
-async def index(world: World, url: str | Path, *, rpc_url: str = "", **options: Any) -> AsyncIterator[Index]:
+async def index(
+    world: World, url: str | Path, *, rpc_url: str | Sequence[str] = "", **options: Any
+) -> AsyncIterator[Index]:
     """An index over `world` in the database at `url`, or in the SQLite file at that path; nothing is followed yet."""
     database = Database(f"sqlite:///{url}" if isinstance(url, Path) else url)
     upgrade(database)
-    one = Index(Rpc([rpc_url or world.node.url]), database)
+    one = Index(Rpc([rpc_url or world.node.url] if isinstance(rpc_url, str) else rpc_url), database)
     identity = await identify(one.rpc, world.contract, world.deploy_block)
-    options = {"poll_interval_s": 0.05, "confirmations": 2} | options
-    one.follower = Follower(one.rpc, one.writer, identity, on_change=one.take, **options)
+    told = {"on_change": one.take, "on_alert": one.alert, "on_violation": one.violation}
+    options = {"poll_interval_s": 0.05, "confirmations": 2} | told | options
+    one.follower = Follower(one.rpc, one.writer, identity, **options)
     try:
         yield one
     finally:
