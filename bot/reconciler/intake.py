@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -36,6 +37,7 @@ class Intake:
         self._recent: dict[bytes, int] = {}
         self._recorded: dict[bytes, int] = {}
         self._arrivals = itertools.count()
+        self._joined: dict[str, SessionKey] = {}  # rooms joined since facts were last stored
 
     async def take(self, hints: Sequence[Hint]) -> Touched:
         """Stores what is news; the sessions that have to be decided on again."""
@@ -98,6 +100,7 @@ class Intake:
             memory.counters[f"linked.{link.rule}"] += 1
             log.info("session.linked", session=link.key.session_id, room=room.room, rule=link.rule)
             memory.adopt_beats(room, link.key)
+            self._joined[room.room] = link.key
         elif link is None:
             book.wait(room)
             memory.counters["unlinked"] += 1
@@ -126,9 +129,13 @@ class Intake:
         rooms: dict[str, Room],
         also: Callable[[Any], None] | None = None,
     ) -> Touched:
-        """Stores facts and rooms, folds the facts."""
+        """Stores facts and rooms, folds the facts: first what a room had said before it was joined."""
         touched: Touched = {}
-        ids = await self._save(rooms, facts, also)
+        ids, earlier = await self._save(rooms, facts, also)
+        for fact in earlier:
+            if fact.key is not None and fact.key in self._memory.live:
+                fold(self._memory.live[fact.key].session, fact)
+                touched[fact.key] = None
         for number, (_, hint, key) in zip(ids, facts, strict=True):
             live = self._memory.live.get(key) if key else None
             if live is None or key is None:
@@ -144,16 +151,22 @@ class Intake:
         rooms: dict[str, Room],
         facts: Sequence[tuple[str, Hint, SessionKey | None]],
         also: Callable[[Any], None] | None = None,
-    ) -> list[int]:
-        if not rooms and not facts and also is None:
-            return []
+    ) -> tuple[list[int], list[Fact]]:
+        """The facts' ids, and earlier facts of rooms that were joined since, now linked."""
+        joined, self._joined = self._joined, {}
+        if not rooms and not facts and not joined and also is None:
+            return [], []
         kept = [(room, self._memory.beat_sources.get(name)) for name, room in rooms.items()]
 
-        def change(tx: Any) -> list[int]:
+        def change(tx: Any) -> tuple[list[int], list[Fact]]:
             if also is not None:
                 also(tx)
             records.save_rooms(tx, kept)
-            return records.add_facts(tx, facts)
+            ids = records.add_facts(tx, facts)
+            earlier = [replace(fact, key=key) for room, key in joined.items() for fact in records.room_facts(tx, room)]
+            for key in {fact.key for fact in earlier if fact.key is not None}:
+                records.link_facts(tx, [fact.id for fact in earlier if fact.key == key], key)
+            return ids, sorted(earlier, key=lambda fact: fact.id)
 
         return await self._writer(change)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +324,23 @@ async def test_hang_up__nobody_pays__nudged_at_once_and_settled_after_the_window
     assert keeper.effects.settles == []
     await keeper.at(160)
     assert [key for _, key in keeper.effects.settles] == [KEY]
+
+
+async def test_hang_up__of_a_room_that_only_later_is_known__counts_from_when_it_was_said(keeper: Keeper) -> None:
+    """Redis was down: its mapping comes with the scan after its return."""
+    await keeper.at(100)
+    await keeper.say(keeper.hint(Kind.DISCONNECTED, room="req_late", can_return=True))
+    await keeper.say(keeper.hint(Kind.ENDED, room="req_late"))
+    assert keeper.effects.nudges == []
+    await keeper.at(110)
+    await keeper.say(keeper.hint(Kind.MAPPING, Source.REDIS, room="req_late", student=KEY.student, tutor=KEY.tutor))
+    assert [key for _, key, _ in keeper.effects.nudges] == [KEY]
+    session = keeper.reconciler.memory.live[KEY].session
+    assert session.ended_hint is not None
+    assert session.ended_hint.at_ms == T0 + 100_000
+    before = replace(session, nudged={})
+    await keeper.restart()
+    assert replace(keeper.reconciler.memory.live[KEY].session, nudged={}) == before
 
 
 async def test_hang_up__decided_again_and_again__one_row_a_decision(keeper: Keeper) -> None:
