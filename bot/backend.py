@@ -18,6 +18,7 @@ from bot.domain.facts import SessionKey
 from bot.errors import Misconfigured, TryAgain
 from bot.feeds import wire
 from bot.feeds.aftermath import Aftermath, Verifier
+from bot.feeds.limits import Window
 from bot.feeds.mapping import MappingFeed
 from bot.feeds.tee import Tee
 from bot.ops.alerts import Alerts
@@ -31,12 +32,18 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
 
+def limit(settings: Settings) -> Window:
+    """What the backend takes of us in a minute, for all of our parts together."""
+    return Window(settings.backend_posts_per_minute)
+
+
 def tee(
     settings: Settings,
     writer: Writer,
     reconciler: Reconciler,
     langdao: LangDAO,
     alerts: Alerts,
+    window: Window,
     clock_ms: Callable[[], int],
 ) -> Tee | None:
     """None without BACKEND_EVENTS_URL."""
@@ -52,19 +59,33 @@ def tee(
         KnownSessions(reconciler, langdao),
         starved,
         clock_ms=clock_ms,
-        per_minute=settings.backend_posts_per_minute,
+        window=window,
         max_age_ms=round(settings.backend_end_max_age_s * 1000),
     )
 
 
 def aftermath(
-    settings: Settings, writer: Writer, mapping: MappingFeed | None, clock_ms: Callable[[], int]
+    settings: Settings, writer: Writer, mapping: MappingFeed | None, window: Window, clock_ms: Callable[[], int]
 ) -> Aftermath | None:
     """None where there is nobody to tell and no mapping to delete."""
     verifier = _verifier(settings)
     if verifier is None and mapping is None:
         return None
-    return Aftermath(EndedRooms(writer), verifier, mapping, clock_ms=clock_ms)
+    # The bundled backend holds nobody to a limit who knows its token.
+    limited = window if verifier is not None and verifier.token is None else None
+    return Aftermath(EndedRooms(writer), verifier, mapping, window=limited, clock_ms=clock_ms)
+
+
+def counted(mapping: MappingFeed | None, tee: Tee | None, aftermath: Aftermath | None) -> dict[str, Any]:
+    """What these parts count, for `status`; those that there are."""
+    found: dict[str, Any] = {}
+    if mapping is not None:
+        found["redis"] = {"up": mapping.up, "counters": dict(mapping.counters)}
+    if tee is not None:
+        found["tee"] = {"waiting": tee.waiting, "counters": dict(tee.counters)}
+    if aftermath is not None:
+        found["aftermath"] = {"counters": dict(aftermath.counters)}
+    return found
 
 
 def socket_options(settings: Settings) -> dict[str, Any]:

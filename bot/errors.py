@@ -18,7 +18,11 @@ class Misconfigured(KeeperError):
 
 
 class TryAgain(KeeperError):
-    """A passing failure of something outside: node, backend, Redis."""
+    """A passing failure of something outside: node, backend, Redis. `after_s`: how long it asked to be left alone."""
+
+    def __init__(self, *why: object, after_s: float = 0.0) -> None:
+        super().__init__(*why)
+        self.after_s = after_s
 
 
 class SetAside(KeeperError):

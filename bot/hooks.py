@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("keeper")
 
+RECORD_AGAIN_S = 1.0
+RECORD_AGAIN_MAX_S = 30.0
 FAR_BEHIND_MS = 600_000  # a head that came so late says nothing about the clocks
 
 
@@ -172,7 +174,8 @@ class FeedHooks:
         self._record = record
         self._take = take
         self._events: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
-        self.on_socket_up: Callable[[], None] = lambda: None
+        self._connection = 0
+        self.when_socket_up: list[Callable[[], None]] = []
 
     def socket_state(self, up: bool) -> None:
         self._events.put_nowait(self._socket_changed(up))
@@ -186,15 +189,27 @@ class FeedHooks:
             await (await self._events.get())
 
     async def _socket_changed(self, up: bool) -> None:
+        self._connection += 1
         await self._reconciler.socket_feed(up)
-        if not up:
+        if up:
+            for call in self.when_socket_up:
+                call()
+            await self._read_record(self._connection, RECORD_AGAIN_S)
+
+    async def _read_record(self, connection: int, again_s: float) -> None:
+        """What was said while nobody listened; read again until it could be read, or the connection is another."""
+        if connection != self._connection:
             return
-        self.on_socket_up()
         try:
             for hint in await self._record():
                 self._take(hint)
         except TryAgain as error:
-            log.warning("record.unread", reason=str(error))
+            wait_s = max(again_s, error.after_s)
+            log.warning("record.unread", reason=str(error), again_in_s=wait_s)
+            longer_s = min(again_s * 2, RECORD_AGAIN_MAX_S)
+            asyncio.get_running_loop().call_later(
+                wait_s, lambda: self._events.put_nowait(self._read_record(connection, longer_s))
+            )
 
 
 class SocketLine:

@@ -359,7 +359,7 @@ class Keeper:
         ground = self._ground
         self.plans = Plans(self.reconciler, ground.writer, ground.identity, self.line.plan, clock_ms)
         self.reconciler.when_decided(self.plans.touched)
-        self.feed_hooks.on_socket_up = self.plans.connected
+        self.feed_hooks.when_socket_up.append(self.plans.connected)
 
     async def _make_feeds(self) -> None:
         from bot import backend
@@ -378,7 +378,7 @@ class Keeper:
                 can_return=await self._ground.writer(records.heard_returns),
                 **backend.socket_options(settings),
             )
-            self.report.uses(SOCKET)
+            self.report.uses(SOCKET, self.socket.counters)
         if await self._ground.writer(records.heard_webhook):
             self.report.uses(WEBHOOK)
         elif settings.socket_url is None:
@@ -392,8 +392,13 @@ class Keeper:
 
             redis_url = settings.redis_url.get_secret_value()
             self.mapping = self.lookup.mapping = MappingFeed(redis_url, self.reconciler.take, clock_ms=clock_ms)
-        self.tee = backend.tee(settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, clock_ms)
-        self.aftermath = backend.aftermath(settings, self._ground.writer, self.mapping, clock_ms)
+            self.feed_hooks.when_socket_up.append(self.mapping.scan_soon)
+        window = backend.limit(settings)
+        self.tee = backend.tee(
+            settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, window, clock_ms
+        )
+        self.aftermath = backend.aftermath(settings, self._ground.writer, self.mapping, window, clock_ms)
+        self.report.others = lambda: backend.counted(self.mapping, self.tee, self.aftermath)
 
     async def _serve_http(self) -> None:
         from bot.feeds.webhook import secret_in, webhook_routes
@@ -412,6 +417,7 @@ class Keeper:
             clock_ms=clock_ms,
             counters=self.desk.hook_counters,
             on_post=self.feed_hooks.posted,
+            counters=self.report.counters[WEBHOOK],
             tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind
@@ -448,8 +454,6 @@ class Keeper:
             "signing": sender.mode if sender else None,
             "in_flight": sender.in_flight if sender else 0,
             "balance_wei": str(sender.balance_wei) if sender and sender.balance_wei is not None else None,
-            "socket": dict(self.socket.counters) if self.socket else None,
-            "redis": {"up": self.mapping.up} if self.mapping else None,
         }
 
 

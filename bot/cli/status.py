@@ -180,6 +180,12 @@ def _head_line(data: dict[str, Any]) -> RenderableType:
     return line
 
 
+def _numbers(feed: dict[str, Any]) -> str:
+    """What a feed counts, as far as it isn't zero: `412 received, 2 refused, 1 lost`."""
+    counted = {"waiting": feed.get("waiting") or 0} | (feed.get("counters") or {})
+    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counted.items() if number)
+
+
 def _feeds_line(data: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
@@ -195,8 +201,13 @@ def _feeds_line(data: dict[str, Any]) -> RenderableType:
             line.append(f"{name} not set up")
             continue
         since = f" for {duration((data['now_ms'] - said['since_ms']) / 1000)}" if said.get("since_ms") else ""
-        up = said.get("up")
-        line.append(f"{name} {'up' if up else 'down'}{since}", style="green" if up else "red")
+        if "up" in said:
+            up = said["up"]
+            line.append(f"{name} {'up' if up else 'down'}{since}", style="green" if up else "red")
+        else:
+            line.append(name)
+        if numbers := _numbers(said):
+            line.append(f" ({numbers})", style="dim")
     if data["rooms_waiting"]:
         line.append(f"; {count(len(data['rooms_waiting']), 'room')} without a session")
     return line

@@ -3,7 +3,8 @@
 Promises: `POST /api/webrtc-session-ended` goes only to a backend that verifies what it is told; the observed ones
 would end whatever session the tutor has by then. Elsewhere only the mapping `session:<room>` is deleted, as a
 backend does it itself, and only while it still is that lesson's. Both are tried again until they are done, or
-older than MAX_AGE_S. Nothing here delays a settlement.
+older than MAX_AGE_S, `Retry-After` respected. Requests count against the same limit as the tee's, where the backend is
+the same. Nothing here delays a settlement.
 Doesn't promise that a backend listens.
 """
 
@@ -23,6 +24,7 @@ import structlog
 from bot.domain.ended import EndedRoom
 from bot.errors import TryAgain
 from bot.feeds import wire
+from bot.feeds.limits import Window, retry_after_ms
 from bot.feeds.mapping import MappingFeed
 from bot.settings import shown
 
@@ -31,6 +33,7 @@ log = structlog.get_logger(__name__)
 MAX_AGE_S = 3600
 LOOK_EVERY_S = 5.0
 MAX_DELAY_S = 60.0
+MAX_ASKED_S = 600.0
 TIMEOUT_S = 10.0
 BETWEEN_S = 1.0  # so that a burst of ends stays far below anybody's limit
 
@@ -63,6 +66,7 @@ class Aftermath:
         mapping: MappingFeed | None,
         *,
         clock_ms: Callable[[], int],
+        window: Window | None = None,
         look_every_s: float = LOOK_EVERY_S,
         between_s: float = BETWEEN_S,
     ) -> None:
@@ -71,6 +75,7 @@ class Aftermath:
         self._verifier = verifier
         self._mapping = mapping
         self._clock = clock_ms
+        self._window = window
         self._look_every_s = look_every_s
         self._between_s = between_s
 
@@ -86,7 +91,8 @@ class Aftermath:
                     # A dead backend, Redis or disk: the rooms wait where they are stored.
                     self.counters["again"] += 1
                     log.info("aftermath.later", error=type(error).__name__)
-                    delay_s = min(delay_s * 2, MAX_DELAY_S)
+                    asked_s = error.after_s if isinstance(error, TryAgain) else 0.0
+                    delay_s = max(min(delay_s * 2, MAX_DELAY_S), min(asked_s, MAX_ASKED_S))
                 await asyncio.sleep(delay_s * random.uniform(0.8, 1.2))
 
     async def look(self, http: aiohttp.ClientSession) -> None:
@@ -104,10 +110,10 @@ class Aftermath:
         """A token that was given for another backend doesn't make that one verify."""
         if verifier.token is None:
             return True
+        self._use_window()
         try:
             async with http.get(verifier.url + wire.HEALTH_PATH, allow_redirects=False) as answer:
-                if answer.status == 429 or answer.status >= 500:
-                    raise TryAgain(f"{shown(verifier.url)} answered {answer.status}")
+                self._not_now(answer)
                 said = json.loads(await answer.content.read(wire.MAX_PAYLOAD_BYTES)) if answer.status == 200 else None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TryAgain(f"{shown(verifier.url)}: {type(error).__name__}") from None
@@ -121,13 +127,24 @@ class Aftermath:
         headers = {"Authorization": f"Bearer {self._verifier.token}"} if self._verifier.token else {}
         try:
             url = self._verifier.url + wire.ENDED_PATH
+            self._use_window()
             async with http.post(url, json=said, headers=headers, allow_redirects=False) as answer:
-                status = answer.status
+                self._not_now(answer)
+                return "told" if answer.status < 300 else "refused"
         except (aiohttp.ClientError, TimeoutError) as error:
             raise TryAgain(f"{shown(self._verifier.url)}: {type(error).__name__}") from None
-        if status == 429 or status >= 500:
-            raise TryAgain(f"{shown(self._verifier.url)} answered {status}")
-        return "told" if status < 300 else "refused"
+
+    def _not_now(self, answer: aiohttp.ClientResponse) -> None:
+        if answer.status == 429 or answer.status >= 500:
+            asked_ms = retry_after_ms(answer.headers.get("Retry-After"), self._clock())
+            raise TryAgain(f"{shown(str(answer.url))} answered {answer.status}", after_s=(asked_ms or 0) / 1000)
+
+    def _use_window(self) -> None:
+        if self._window is None:
+            return
+        if self._window.free() <= 0:
+            raise TryAgain("as many requests as the backend allows were sent in the last minute")
+        self._window.use()
 
     async def _clean(self, ended: EndedRoom) -> str:
         if self._mapping is None:

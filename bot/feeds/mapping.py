@@ -1,6 +1,7 @@
 """The backend's session mappings in Redis: which addresses belong to a room.
 
-Promises: `look` reads one mapping on demand; all are read by SCAN at start and after each reconnect. A missing,
+Promises: `look` reads one mapping on demand; all are read by SCAN at start, after each reconnect, and
+when somebody asks for it: `scan_soon`, after the socket was lost. A missing,
 expired, wrong-typed, oversized or hostile value is no hint, counted and logged, and nothing worse. Redis being
 down is a degraded state: logged once, tried again with backoff, and never in anybody's way.
 Doesn't promise that a mapping exists (often it doesn't), nor that it is true.
@@ -9,6 +10,7 @@ Doesn't promise that a mapping exists (often it doesn't), nor that it is true.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5.0
 WATCH_EVERY_S = 2.0
-MAX_DELAY_S = 30.0
+MAX_DELAY_S = 5.0  # as of the socket: a return should be noticed well within a nudge window
 MAX_VALUE_BYTES = 512
 SCAN_BATCH = 500
 MAX_KEYS = 100_000
@@ -56,6 +58,7 @@ class MappingFeed:
         self._on_state = on_state
         self._watch_every_s = watch_every_s
         self._said_down = False
+        self._scan_asked = asyncio.Event()
         # No retries inside a call: whoever asks would wait, and `run` tries again anyway.
         self._redis: Any = aredis.from_url(
             redis_url,
@@ -70,18 +73,26 @@ class MappingFeed:
         try:
             while True:
                 try:
-                    if self.up:
+                    if self.up and not self._scan_asked.is_set():
                         await self._redis.ping()
                     else:
+                        self._scan_asked.clear()
                         await self.scan()
                         self._set_up(True)
                     delay_s = self._watch_every_s
                 except (TryAgain, RedisError, OSError) as error:
                     self._down(error)
                     delay_s = min(delay_s * 2, MAX_DELAY_S)
-                await asyncio.sleep(delay_s * random.uniform(0.8, 1.2))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s * random.uniform(0.8, 1.2)):
+                        await self._scan_asked.wait()
         finally:
             await self.close()
+
+    def scan_soon(self) -> None:
+        """Mappings may have been made unheard: all are read again, at once if Redis is up."""
+        if self.up:
+            self._scan_asked.set()
 
     async def close(self) -> None:
         """Lets go of the connections. Safe to call more than once."""

@@ -21,6 +21,7 @@ from bot.domain.facts import Hint, Source
 from bot.domain.statement import Said
 from bot.errors import TryAgain
 from bot.feeds import wire
+from bot.feeds.limits import retry_after_ms
 from bot.settings import shown
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,8 @@ async def read_record(url: str, token: str, *, clock_ms: Callable[[], int] = _wa
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http:
             async with http.get(url.rstrip("/") + wire.RECORD_PATH, headers=headers, allow_redirects=False) as answer:
                 if answer.status == 429 or answer.status >= 500:
-                    raise TryAgain(f"the backend's record answered {answer.status}")
+                    asked_ms = retry_after_ms(answer.headers.get("Retry-After"), clock_ms()) or 0
+                    raise TryAgain(f"the backend's record answered {answer.status}", after_s=asked_ms / 1000)
                 if answer.status != 200:
                     log.info("record.none", backend=backend, status=answer.status)
                     return []

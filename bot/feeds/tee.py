@@ -11,8 +11,8 @@ Promises
    the backend's own watch, which ends the tutor's next lesson.
  - Ends first, then losses and returns in their order, then heartbeats: the newest of each room, the room longest
    without one first, but no room's watch is begun at the cost of those begun before.
- - Never more than `per_minute` requests in any 60 s. 429, 5xx and a lost connection are tried again, `Retry-After`
-   respected. What the backend refuses otherwise is not.
+ - Never more requests in any 60 s than `window` lets through. 429, 5xx and a lost connection are tried again,
+   `Retry-After` respected. What the backend refuses otherwise is not.
  - Nothing here delays a settlement or an answer to the signalling server.
 Doesn't promise that the slot can't change between the look and the backend's own call.
 """
@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,10 +109,9 @@ class Tee:
         on_starved: Callable[[str], Awaitable[None]],
         *,
         clock_ms: Callable[[], int],
-        per_minute: int = PER_MINUTE,
+        window: Window | None = None,
         max_age_ms: int = MAX_AGE_MS,
         timeout_s: float = TIMEOUT_S,
-        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters: Counter[str] = Counter(taken=0, passed=0, coalesced=0, expired=0, over=0, refused=0, again=0)
         self._url = url
@@ -123,9 +121,9 @@ class Tee:
         self._clock = clock_ms
         self._max_age_ms = max_age_ms
         self._timeout_s = timeout_s
-        self._window = Window(per_minute, clock_s)
+        self._window = window or Window(PER_MINUTE)
         # A small limit keeps a part for ends too.
-        self._reserved = min(RESERVED, per_minute // 4)
+        self._reserved = min(RESERVED, self._window.limit // 4)
         self._posts: dict[int, _Post] = {}
         self._beats: dict[str, _Beat] = {}
         self._busy: set[str] = set()

@@ -1,7 +1,7 @@
 """What every channel has in common.
 
 Promises: a channel says one note to one participant, once, and says what came of it. It neither decides nor retries:
-what may work later is `Later`, and the nudger waits. It may be slow or hang; the nudger gives up on it.
+what may work later is `TryAgain`, and the nudger waits. It may be slow or hang; the nudger gives up on it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from bot.domain.address import Address
-from bot.errors import TryAgain
 from bot.nudges.message import Note
 
 
@@ -28,14 +27,6 @@ class Receipt(NamedTuple):
     why: str | None = None  # of MISSED and DROPPED; a short text without secrets
 
 
-class Later(TryAgain):
-    """Not now; `after_s` is what the other side asked for, or 0."""
-
-    def __init__(self, why: str, after_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.after_s = after_s
-
-
 class Channel(Protocol):
     """`name` stands in the record. `private`: nobody but the participant reads it, so it may carry their own link.
 
@@ -51,5 +42,5 @@ class Channel(Protocol):
         ...
 
     async def send(self, note: Note) -> Receipt:
-        """Says it. Raises TryAgain, or Later, when the same may work in a moment."""
+        """Says it. Raises TryAgain when the same may work in a moment."""
         ...

@@ -47,7 +47,7 @@ class Message:
     @property
     def answerable(self) -> bool:
         """Would "still in the lesson" be an answer? Not to a bill, a used-up balance or somebody's order."""
-        return self.purpose is not Purpose.BILL and self.reason not in ("drained", "told")
+        return self.purpose is not Purpose.BILL and self.reason not in ("drain-warning", "drained", "told")
 
     def recipients(self) -> tuple[tuple[Address, Role], ...]:
         """Both participants; one who teaches himself is told once."""

@@ -24,7 +24,7 @@ import structlog
 from bot.domain.address import Address
 from bot.domain.facts import Kind, Role, SessionKey
 from bot.errors import TryAgain
-from bot.nudges.channel import Channel, How, Later, Receipt
+from bot.nudges.channel import Channel, How, Receipt
 from bot.nudges.message import Message, Note
 
 log = structlog.get_logger("nudges")
@@ -182,7 +182,7 @@ class Nudger:
                 why = "no answer in time"
             except TryAgain as error:
                 why = str(error)
-                pause_s = max(delay_s, error.after_s if isinstance(error, Later) else 0)
+                pause_s = max(delay_s, error.after_s)
             except Exception as error:
                 # A channel's own fault: the others, and the next nudge, don't suffer from it.
                 log.error("nudge.channel-failed", session=job.key.session_id, channel=channel.name, error=repr(error))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from bot.domain.address import Address
+from bot.errors import TryAgain
 from bot.feeds import wire
-from bot.nudges.channel import How, Later, Receipt
+from bot.nudges.channel import How, Receipt
 from bot.nudges.message import Note
 
 ACK_TIMEOUT_S = 8.0
@@ -46,7 +47,7 @@ class Gateway:
         answer = await self._line.call(wire.NUDGE, note.payload(), self._timeout_s)
         receipt = acknowledged(answer, note.to)
         if receipt is None:
-            raise Later("the backend gave no answer")
+            raise TryAgain("the backend gave no answer")
         return receipt
 
 

@@ -19,8 +19,9 @@ from typing import Any, Final
 import aiohttp
 
 from bot.domain.address import Address
+from bot.errors import TryAgain
 from bot.feeds.limits import retry_after_ms
-from bot.nudges.channel import How, Later, Receipt
+from bot.nudges.channel import How, Receipt
 from bot.nudges.message import Note
 
 TIMEOUT_S: Final = 10.0
@@ -52,9 +53,9 @@ class Webhook:
                 wait_ms = retry_after_ms(answer.headers.get("Retry-After"), note.now_ms)
                 said = await answer.content.read(MAX_ANSWER_BYTES) if answer.status < 300 else b""
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Later(f"the webhook can't be reached ({type(error).__name__})") from None
+            raise TryAgain(f"the webhook can't be reached ({type(error).__name__})") from None
         if answer.status == 429 or answer.status >= 500:
-            raise Later(f"the webhook answered {answer.status}", (wait_ms or 0) / 1000)
+            raise TryAgain(f"the webhook answered {answer.status}", after_s=(wait_ms or 0) / 1000)
         if answer.status >= 300:
             return Receipt(How.MISSED, f"the webhook answered {answer.status}")
         return _receipt(said)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,10 @@ LOOK_BACK_S = 3_600
 
 
 class SelfReport:
-    """Writes the report. `extra` gives what only the composition root knows."""
+    """Writes the report. `extra` gives what only the composition root knows, `others` what is no feed by itself.
+
+    `counters` are those of the two feeds: received, refused, lost and whatever else the feed counts.
+    """
 
     def __init__(
         self,
@@ -34,16 +38,20 @@ class SelfReport:
         clock_ms: Callable[[], int],
     ) -> None:
         self._in_use: set[str] = set()
+        self.counters: dict[str, Counter[str]] = {SOCKET: Counter(), WEBHOOK: Counter()}
         self._writer = writer
         self._follower = follower
         self._reconciler = reconciler
         self._extra = extra
+        self.others: Callable[[], dict[str, Any]] = dict
         self._clock = clock_ms
         self.written_ms = clock_ms()  # when the database last took it
 
-    def uses(self, feed: str) -> None:
+    def uses(self, feed: str, counters: Counter[str] | None = None) -> None:
         """This feed is set up, or was heard before."""
         self._in_use.add(feed)
+        if counters is not None:
+            self.counters[feed] = counters
 
     def in_use(self) -> list[str]:
         """The feeds that are set up, or were heard."""
@@ -61,7 +69,7 @@ class SelfReport:
             "head_ms": head.received_ms if head else None,
             "lag_blocks": self._follower.lag_blocks,
             "at_head": self._follower.at_head.is_set(),
-            "feeds": feeds,
+            "feeds": feeds | self.others(),
             "skew_ms": conditions.skew_ms,
             "breaker": self._reconciler.mass_end.about(now),
             "counters": dict(self._reconciler.counters),
@@ -72,7 +80,12 @@ class SelfReport:
 
     def _feed(self, name: str, now: int) -> dict[str, Any]:
         since, until = self._reconciler.feeds.span(name, now)
-        return {"up": until is None, "since_ms": since if until is None else until, "configured": name in self.in_use()}
+        return {
+            "up": until is None,
+            "since_ms": since if until is None else until,
+            "configured": name in self.in_use(),
+            "counters": dict(self.counters[name]),
+        }
 
 
 def last_seen_s(session: Session) -> int:

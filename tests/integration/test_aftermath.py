@@ -19,6 +19,7 @@ from bot.backend import aftermath
 from bot.domain.facts import SessionKey
 from bot.feeds import wire
 from bot.feeds.aftermath import Aftermath, Verifier
+from bot.feeds.limits import Window
 from bot.feeds.mapping import MappingFeed
 from bot.settings import Settings
 from bot.store.aftermath import EndedRooms
@@ -36,11 +37,12 @@ class Backend:
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
         self.status = 200
+        self.headers: dict[str, str] = {}
         self.app = Starlette(routes=[Route(wire.ENDED_PATH, self._take, methods=["POST"])])
 
     async def _take(self, request: Request) -> Response:
         self.told.append(await request.json())
-        return JSONResponse({}, self.status)
+        return JSONResponse({}, self.status, self.headers)
 
 
 @pytest.fixture
@@ -71,8 +73,8 @@ def ended(tmp_path: Path) -> Iterator[Ended]:
     one.writer.close()
 
 
-def made(ended: Ended, verifier: Verifier | None, mapping: MappingFeed | None) -> Aftermath:
-    return Aftermath(ended.rooms, verifier, mapping, clock_ms=lambda: NOW_MS, look_every_s=0.05, between_s=0)
+def made(ended: Ended, verifier: Verifier | None, mapping: MappingFeed | None, **more: Any) -> Aftermath:
+    return Aftermath(ended.rooms, verifier, mapping, clock_ms=lambda: NOW_MS, look_every_s=0.05, between_s=0, **more)
 
 
 @asynccontextmanager
@@ -147,6 +149,34 @@ async def test_aftermath__backend_in_trouble__is_told_later(ended: Ended, status
             await until(lambda: one.counters["told"])
 
 
+async def test_aftermath__backend_asks_for_patience__has_it(ended: Ended) -> None:
+    """`Retry-After` respected"""
+    ended.lesson("req_1")
+    backend = Backend()
+    backend.status, backend.headers = 429, {"Retry-After": "2"}
+    async with serving(backend.app) as url:
+        async with working(made(ended, Verifier(url), None)):
+            await until(lambda: backend.told)
+            await asyncio.sleep(1)
+    assert len(backend.told) == 1
+
+
+async def test_aftermath__the_tee_has_used_the_limit__waits_for_its_turn(ended: Ended) -> None:
+    """Requests count against the same limit as the tee's, where the backend is the same."""
+    clock_s = [0.0]
+    window = Window(1, lambda: clock_s[0])
+    window.use()
+    ended.lesson("req_1")
+    backend = Backend()
+    async with serving(backend.app) as url:
+        one = made(ended, Verifier(url), None, window=window)
+        async with working(one):
+            await until(lambda: one.counters["again"])
+            assert backend.told == []
+            clock_s[0] = 60.0
+            await until(lambda: one.counters["told"])
+
+
 async def test_aftermath__backend_that_does_not_verify__only_its_mapping_is_deleted(
     ended: Ended, redis_server: RedisServer
 ) -> None:
@@ -187,7 +217,7 @@ async def test_aftermath__redis_stopped_and_started__is_done_when_it_is_back(
 
 def test_settings__who_is_told(ended: Ended) -> None:
     def told(**given: Any) -> str | None:
-        one = aftermath(Settings(_env_file=None, **given), ended.writer, None, lambda: NOW_MS)
+        one = aftermath(Settings(_env_file=None, **given), ended.writer, None, Window(90), lambda: NOW_MS)
         return one._verifier.url if one is not None and one._verifier is not None else None
 
     assert told() is None

@@ -180,6 +180,18 @@ async def test_run__redis_killed_and_back__degraded_and_then_scanned_again() -> 
             await store.aclose()
 
 
+async def test_scan_soon__mapping_made_unheard__is_taken_at_once(server: RedisServer, store: Any) -> None:
+    """when somebody asks for it: `scan_soon`, after the socket was lost"""
+    async with feeding(server.url, run=True) as fed:
+        await until(lambda: fed.feed.up)
+        await put(store, "req_unheard")
+        await asyncio.sleep(0.3)
+        assert fed.rooms() == []
+        fed.feed.scan_soon()
+        await until(lambda: fed.rooms() == ["req_unheard"])
+        assert fed.feed.counters["scans"] == 2
+
+
 async def test_run__redis_down_at_start__up_when_it_comes() -> None:
     with RedisServer() as server:
         server.stop()

@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from bot.domain.facts import Role, SessionKey
 from bot.errors import TryAgain
 from bot.feeds.socket import SocketFeed
-from bot.nudges.channel import How, Later, Receipt
+from bot.nudges.channel import How, Receipt
 from bot.nudges.contacts import Contact
 from bot.nudges.message import Message, Note, Purpose
 from bot.nudges.messengers import Messengers
@@ -126,7 +126,7 @@ async def test_webhook__not_now__later_and_as_long_as_it_asks(
     """429, 5xx and a lost connection are tried again, `Retry-After` respected"""
     server, webhook = receiver
     server.answer = lambda: Response(status_code=status, headers={"Retry-After": retry_after} if retry_after else {})
-    with pytest.raises(Later) as later:
+    with pytest.raises(TryAgain) as later:
         await webhook.send(note())
     assert later.value.after_s == after_s
 
@@ -140,13 +140,13 @@ async def test_webhook__refused__is_not_tried_again(receiver: tuple[Receiver, We
 
 
 async def test_webhook__nobody_there_or_never_answers__later_without_its_address() -> None:
-    with pytest.raises(Later) as later:
+    with pytest.raises(TryAgain) as later:
         await Webhook(f"http://127.0.0.1:{free_port()}/secret-path", SECRET).send(note())
     assert "secret" not in str(later.value)
     silent = await asyncio.start_server(lambda _r, _w: asyncio.sleep(60), "127.0.0.1", 0)
     async with silent:
         port = silent.sockets[0].getsockname()[1]
-        with pytest.raises(Later):
+        with pytest.raises(TryAgain):
             await Webhook(f"http://127.0.0.1:{port}/", SECRET, timeout_s=0.2).send(note())
 
 
@@ -203,7 +203,7 @@ async def test_gateway__acknowledges__its_word_counts(
 async def test_gateway__says_nothing_of_this_participant__later(backend: tuple[Backend, SocketFeed], acks: Any) -> None:
     server, feed = backend
     server.acks = acks
-    with pytest.raises(Later):
+    with pytest.raises(TryAgain):
         await Gateway(feed, timeout_s=0.3).send(note())
 
 

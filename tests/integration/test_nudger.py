@@ -15,7 +15,7 @@ from sqlmodel import select
 from bot.domain.address import Address
 from bot.domain.facts import Kind, SessionKey
 from bot.errors import TryAgain
-from bot.nudges.channel import How, Later, Receipt
+from bot.nudges.channel import How, Receipt
 from bot.nudges.message import Message, Note, Purpose
 from bot.nudges.nudger import Nudger
 from bot.store import schema
@@ -194,7 +194,7 @@ NO_ANSWER = "no answer in time"
 async def test_nudge__fails_at_first__again_with_backoff_under_the_same_id(writer: Writer) -> None:
     """again only while nobody took it, under the same id"""
     told = Told()
-    way = Way(does=answers(TryAgain("down"), Later("busy"), Receipt(How.DELIVERED)))
+    way = Way(does=answers(TryAgain("down"), TryAgain("busy"), Receipt(How.DELIVERED)))
     async with nudging(writer, told, way) as nudger:
         nudger.nudge(3, KEY, PAYLOAD, now_ms())
         await until(lambda: told.facts)
@@ -211,7 +211,7 @@ async def test_nudge__other_side_asks_for_patience__has_it(writer: Writer) -> No
             return Receipt(How.SENT)
         times.append(now_ms())
         if len(times) == 1:
-            raise Later("busy", after_s=0.4)
+            raise TryAgain("busy", after_s=0.4)
         return Receipt(How.SENT)
 
     told = Told()
@@ -223,7 +223,7 @@ async def test_nudge__other_side_asks_for_patience__has_it(writer: Writer) -> No
 
 async def test_nudge__other_side_asks_for_too_much__dropped_at_once(writer: Writer) -> None:
     told = Told()
-    async with nudging(writer, told, Way(does=answers(Later("busy", after_s=60)))) as nudger:
+    async with nudging(writer, told, Way(does=answers(TryAgain("busy", after_s=60)))) as nudger:
         nudger.nudge(3, KEY, PAYLOAD, now_ms())
         await until(lambda: told.facts, timeout_s=0.9)
     assert told.by("way")["outcome"] == "dropped"

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from bot.domain.facts import Hint, Kind, SessionKey, Source
 from bot.errors import TryAgain
 from bot.feeds import wire
-from bot.feeds.limits import retry_after_ms
+from bot.feeds.limits import Window, retry_after_ms
 from bot.feeds.tee import BEAT_WITHIN_MS, Tee
 from bot.store import schema
 from bot.store.db import Database, Writer
@@ -292,7 +292,7 @@ async def test_tee__heartbeat_of_a_session_that_is_over__would_begin_a_watch_and
 
 
 async def test_tee__more_rooms_than_the_limit_carries__alerts_once_and_keeps_a_part_for_ends(tmp_path: Path) -> None:
-    line = Line(tmp_path, per_minute=8)
+    line = Line(tmp_path, window=Window(8))
     rooms = [f"req_{number}" for number in range(1, 21)]
     for number, room in enumerate(rooms):
         line.known.rooms[room] = SessionKey(number + 1, STUDENT, TUTOR)
@@ -318,7 +318,7 @@ async def test_tee__more_rooms_than_the_limit_carries__alerts_once_and_keeps_a_p
 
 async def test_tee__rooms_within_the_limit__no_alert_and_each_within_120_s(tmp_path: Path) -> None:
     clock_s = [0.0]
-    line = Line(tmp_path, per_minute=8, clock_s=lambda: clock_s[0])
+    line = Line(tmp_path, window=Window(8, lambda: clock_s[0]))
     rooms = [f"req_{number}" for number in range(1, 11)]
     for number, room in enumerate(rooms):
         line.known.rooms[room] = SessionKey(number + 1, STUDENT, TUTOR)
