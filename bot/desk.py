@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,7 +72,7 @@ class OperatorDesk:
         self._report = report
         self._clock = clock_ms
         self._service = ServiceManager()
-        self.hook_counters: Counter[str] = Counter()
+        self.hook_counters = report.counters[WEBHOOK]
         self._sender: Sender | None = None
         self._socket: SocketFeed | None = None
         self._mapping: MappingFeed | None = None

@@ -417,7 +417,6 @@ class Keeper:
             clock_ms=clock_ms,
             counters=self.desk.hook_counters,
             on_post=self.feed_hooks.posted,
-            counters=self.report.counters[WEBHOOK],
             tee=self.tee.take if self.tee is not None else None,
         )
         bind = self._settings.http_bind

@@ -7,7 +7,7 @@ participant's own link goes only where nobody else reads it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from bot.domain import bill
@@ -72,12 +72,17 @@ def contacts(settings: Settings, alerts: Alerts) -> Contacts | None:
 
     said: set[asyncio.Task[None]] = set()
 
-    def refused(why: str) -> None:
-        task = asyncio.create_task(alerts.raise_alert("alert.contacts", why))
+    def say(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         said.add(task)
         task.add_done_callback(said.discard)
 
-    return Contacts(settings.contacts_file, hide=redactor.add_opaque, on_refused=refused)
+    return Contacts(
+        settings.contacts_file,
+        hide=redactor.add_opaque,
+        on_refused=lambda why: say(alerts.raise_alert("alert.contacts", why)),
+        on_mended=lambda: say(alerts.over("alert.contacts", "The contacts file could be read again.")),
+    )
 
 
 def channels(settings: Settings, line: Line, people: Contacts | None) -> list[Channel]:

@@ -6,7 +6,7 @@
 
 Promises: what can't be right is refused with the number of its line and what to do, never quoting a URL; a file that
 others may read is refused, since the URLs are passwords. A change is taken up at the next look. A change for the worse
-isn't: the contacts stay as they were, and `on_refused` hears why, once.
+isn't: the contacts stay as they were, `on_refused` hears why, once, and `on_mended` when that is over.
 Doesn't promise that a URL leads anywhere: Apprise says only whether it is one.
 """
 
@@ -45,10 +45,13 @@ class Contacts:
         *,
         hide: Callable[[str], None] = lambda _: None,
         on_refused: Callable[[str], None] = lambda _: None,
+        on_mended: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
         self._hide = hide
         self._on_refused = on_refused
+        self._on_mended = on_mended
+        self._refused = False
         self._known: Mapping[Address, Contact] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._load()
@@ -68,8 +71,12 @@ class Contacts:
         try:
             self._load()
             log.info("contacts.read", contacts=len(self._known))
+            if self._refused:
+                self._refused = False
+                self._on_mended()
         except Misconfigured as error:
             # Said once: the stamp is that of the bad file.
+            self._refused = True
             log.warning("contacts.refused", reason=str(error))
             self._on_refused(f"{error} The contacts stay as they were")
 

@@ -107,7 +107,8 @@ def test_contacts__replaced_by_another_file_of_equal_size__taken_up(path: Path, 
 def test_contacts__change_for_the_worse__stays_as_it_was_and_is_said_once(path: Path, worse: str | None) -> None:
     """A change for the worse isn't: the contacts stay as they were, and `on_refused` hears why, once."""
     heard: list[str] = []
-    people = Contacts(path, on_refused=heard.append)
+    mended: list[int] = []
+    people = Contacts(path, on_refused=heard.append, on_mended=lambda: mended.append(1))
     if worse is None:
         path.unlink()
     else:
@@ -117,7 +118,9 @@ def test_contacts__change_for_the_worse__stays_as_it_was_and_is_said_once(path: 
     assert len(heard) == 1
     assert "CONTACTS_FILE" in heard[0]
     written(path, FILE + f"{'0x' + '11' * 20} en {CHAT}\n")
+    assert mended == []
     assert people.of("0x" + "11" * 20).urls == (CHAT,)
+    assert mended == [1]
 
 
 def test_contacts__stranger__no_way_and_no_language(path: Path) -> None:
