@@ -42,7 +42,11 @@ class Changes:
         ids = {key.session_id for key in (*started, *ended, *retracted)}
         if not ids:
             return []
-        rows = await self._writer(lambda tx: records.sessions_by_id(tx, ids))
+        students = {key.student for key in (*started, *ended, *retracted)}
+        rows, free = await self._writer(
+            lambda tx: (records.sessions_by_id(tx, ids), records.may_withdraw(tx, students))
+        )
+        memory.may_withdraw = memory.may_withdraw - students | free
         fresh = [row for row in rows if row.key not in memory.live and (row.key in started or row.key in retracted)]
         for row in fresh:
             memory.admit(row)

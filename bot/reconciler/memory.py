@@ -107,6 +107,7 @@ class Memory:
         self.live: dict[SessionKey, Live] = {}
         self.by_student: dict[str, set[SessionKey]] = {}
         self.balances: dict[str, int] = {}
+        self.may_withdraw: set[str] = set()  # students who can take their balance away from sessions that run
         self.beat_sources: dict[str, Source] = {}
         self.witnesses = Witnesses(webhook_silence_ms)
         self.loaded = False
@@ -188,6 +189,7 @@ class Memory:
             if not others:
                 del self.by_student[key.student]
                 self.balances.pop(key.student, None)
+                self.may_withdraw.discard(key.student)
 
     def active(self) -> Iterable[Live]:
         return (live for live in self.live.values() if not live.session.ended)

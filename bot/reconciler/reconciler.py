@@ -325,7 +325,7 @@ class Reconciler:
     def urgency(self, key: SessionKey) -> Urgency:
         """What somebody loses while this session's end waits."""
         live = self.memory.live.get(key)
-        if len(self.memory.by_student.get(key.student, ())) > 1:
+        if len(self.memory.by_student.get(key.student, ())) > 1 or key.student in self.memory.may_withdraw:
             return Urgency.CLAIM  # the first end lets the student withdraw everything, and takes its part first
         drained = live.session.drained_ms if live else None
         return Urgency.UNPAID if drained is not None and drained <= self.memory.clock() else Urgency.BILLED

@@ -43,9 +43,10 @@ async def read(
             records.open_actions(tx),
             records.unlinked_facts(tx, since),
             records.newest_session(tx),
+            records.may_withdraw(tx, {key.student for key in keys}),
         )
 
-    rows, rooms, facts, marks, reasons, actions, unlinked, newest = await writer(stored)
+    rows, rooms, facts, marks, reasons, actions, unlinked, newest, memory.may_withdraw = await writer(stored)
     memory.book.newest_id = newest
     for row in rows:
         memory.admit(row)

@@ -232,6 +232,24 @@ def _live(row: ChainSession) -> LiveSession:
     )
 
 
+def may_withdraw(session: Session, students: Iterable[str]) -> set[str]:
+    """Those whose last start isn't younger than their last end, whatever else of theirs still runs.
+
+    The contract holds them for not studying any more. Within one block the order isn't looked at: they count too.
+    """
+    last_start, last_end = func.max(ChainSession.start_block), func.max(ChainSession.end_block)
+    return {
+        student
+        for part in _parts(list(students))
+        for student in session.exec(
+            select(ChainSession.student)
+            .where(col(ChainSession.student).in_(part))
+            .group_by(col(ChainSession.student))
+            .having(last_end >= last_start)
+        )
+    }
+
+
 def newest_session(session: Session) -> int:
     """The highest id of a session on the canonical chain, 0 when there is none."""
     return session.exec(select(func.max(ChainSession.session_id))).one() or 0

@@ -40,6 +40,7 @@ class Recorded:
     database: Database
     nudges: list[tuple[int, SessionKey, dict[str, Any]]] = field(default_factory=list)
     settles: list[tuple[int, SessionKey]] = field(default_factory=list)
+    expected: list[list[SessionKey]] = field(default_factory=list)
     alerts: list[tuple[str, str]] = field(default_factory=list)
 
     def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
@@ -47,7 +48,7 @@ class Recorded:
         self.nudges.append((action_id, key, payload))
 
     def expect(self, keys: Sequence[SessionKey]) -> None:
-        pass
+        self.expected.append(list(keys))
 
     def settle(self, action_id: int, key: SessionKey) -> None:
         self._stored(action_id)
@@ -458,6 +459,29 @@ async def test_urgency__what_somebody_loses_by_waiting(keeper: Keeper) -> None:
     assert keeper.reconciler.urgency(KEY) is Urgency.UNPAID
     await keeper.start(SessionKey(2, STUDENT, OTHER_TUTOR), 100)
     assert keeper.reconciler.urgency(KEY) is Urgency.CLAIM
+
+
+async def test_urgency__another_of_the_students_sessions_ended__the_whole_claim_until_a_new_start(
+    keeper: Keeper,
+) -> None:
+    """the whole claim where the student has another session or can withdraw"""
+    other = SessionKey(2, STUDENT, OTHER_TUTOR)
+    await keeper.start(other, 10)
+    await keeper.end(other, 20, final=True)
+    await keeper.reconciler.forget_final()
+    assert keeper.reconciler.about(other) is None
+    assert keeper.reconciler.urgency(KEY) is Urgency.CLAIM
+    await keeper.restart()
+    assert keeper.reconciler.urgency(KEY) is Urgency.CLAIM
+
+
+async def test_settle_all__several_and_one_that_is_over__expected_together_then_settled_each(keeper: Keeper) -> None:
+    """ "stored together, then decided together"."""
+    other = SessionKey(2, OTHER_STUDENT, OTHER_TUTOR)
+    await keeper.start(other, 10)
+    assert await keeper.reconciler.settle_all([(1, {}), (2, {}), (7, {})]) == [KEY, other, None]
+    assert keeper.effects.expected == [[KEY, other]]
+    assert [key for _, key in keeper.effects.settles] == [KEY, other]
 
 
 @pytest.mark.parametrize(("outcome", "pause_s"), [("over", 3), ("lost", 3), ("refused", 30)])

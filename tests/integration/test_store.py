@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -143,6 +144,29 @@ async def test_writer__calls_at_once__run_one_at_a_time(database: Database) -> N
     assert sorted(await asyncio.gather(*(writer(increase, durable=n % 2 == 0) for n in range(40)))) == list(
         range(1, 41)
     )
+    writer.close()
+
+
+async def test_writer__durable_call_while_others_wait__goes_before_them(database: Database) -> None:
+    """Calls are served in order, but a durable one goes before those that wait"""
+    writer = Writer(database)
+    began, hold = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def first(session: Any) -> None:
+        began.set()
+        hold.wait(10)
+        order.append("first")
+
+    calls = [asyncio.ensure_future(writer(first))]
+    await asyncio.to_thread(began.wait, 10)
+    calls += [asyncio.ensure_future(writer(lambda _, name=name: order.append(name))) for name in ("second", "third")]
+    calls.append(asyncio.ensure_future(writer(lambda _: order.append("durable"), durable=True)))
+    await asyncio.sleep(0)
+    calls[2].cancel()
+    hold.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert order == ["first", "durable", "second"]
     writer.close()
 
 

@@ -43,6 +43,7 @@ class Recorded:
     paused: bool = False
     waits: bool = True
     reports: list[tuple[SessionKey, int, str, str | None]] = field(default_factory=list)
+    told_at_once: list[int] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
     payers: list[str] = field(default_factory=list)
     block_reports: bool = False
@@ -76,6 +77,7 @@ class Recorded:
     async def report(self, outcomes: Sequence[Outcome]) -> None:
         if self.block_reports:
             await asyncio.Event().wait()
+        self.told_at_once.append(len(outcomes))
         self.reports += [(one.key, one.action_id, one.outcome, one.reason) for one in outcomes]
 
     async def alert(self, name: str, text: str, key: SessionKey | None) -> None:
