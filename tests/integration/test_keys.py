@@ -247,7 +247,7 @@ def test_settle__keystore__ends_it_as_the_owner(world: World, tmp_path: Path) ->
     world.start(0, 0)
     settings = given(world, tmp_path, **keystore(tmp_path))
     found = examined(tmp_path, settings)
-    assert found["key"]["value"] == f"{OWNER}, the owner, by KEYSTORE_FILE"
+    assert found["key"]["value"] == f"{OWNER}, the owner, by KEYSTORE_FILE: direct mode"
     done = inside(tmp_path, "settle", str(world.counter()), "--yes", "--json", **settings)
     assert done.json()["outcome"] == "settled", done.text
     assert not world.is_active(0)
@@ -385,7 +385,7 @@ def test_settle__remote_signer__ends_it_as_the_owner(world: World, tmp_path: Pat
     with beside(signer) as url:
         settings = given(world, tmp_path, REMOTE_SIGNER_URL=url, REMOTE_SIGNER_ADDRESS=OWNER.lower())
         found = examined(tmp_path, settings)
-        assert found["key"]["value"] == f"{OWNER}, the owner, by REMOTE_SIGNER_URL"
+        assert found["key"]["value"] == f"{OWNER}, the owner, by REMOTE_SIGNER_URL: direct mode"
         done = inside(tmp_path, "settle", str(world.counter()), "--yes", "--json", **settings)
     assert done.json()["outcome"] == "settled", done.text
     assert [method for method, _ in signer.asked].count("eth_signTransaction") == 1

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from fastapi import FastAPI, Request
 
 from bot.chain.rpc import Rpc
 from bot.ops import doctor, stranded
 from bot.settings import Settings
-from tests.support.anvil import RATE, World, langdao
+from tests.support.anvil import RATE, World, anvil, langdao
 from tests.support.record import Record, inside, record
 from tests.support.servers import RedisServer, serving
 
@@ -257,5 +259,68 @@ async def test_doctor__bundled_backend_and_redis__are_ok(world: World) -> None:
 
 
 async def _checks(world: World, **more: Any) -> dict[str, doctor.Check]:
-    given = Settings(_env_file=None, rpc_url=world.node.url, contract_address=world.contract, **more)  # type: ignore[call-arg]
+    named = {"rpc_url": world.node.url, "contract_address": world.contract} | more
+    given = Settings(_env_file=None, **named)  # type: ignore[arg-type]
     return {check.name: check for check in await doctor.examine(given)}
+
+
+async def test_doctor__bundled_backend__is_known_as_that(world: World) -> None:
+    from bot.web.gateway import GatewayConfig, create_gateway
+
+    gateway = create_gateway(GatewayConfig(bind="127.0.0.1:0", token="token", hook_secret="s" * 43))
+    async with serving(gateway) as url:
+        found = await _checks(world, socket_url=url)
+    assert "the bundled backend" in found["backend"].value
+
+
+def test_doctor__slip_in_a_name__is_named_with_the_right_one(world: World, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "# a comment\nexport APPRISE_URL=json://127.0.0.1\nFAVOURITE_COLOUR=blue\nPORT=4000\n"
+    )
+    found = examined(world, tmp_path, SOKET_URL="http://127.0.0.1:1")["names"]
+    assert found["result"] == "warning"
+    assert found["value"] == (
+        "not read: APPRISE_URL (did you mean APPRISE_URLS?), FAVOURITE_COLOUR, SOKET_URL (did you mean SOCKET_URL?)"
+    )
+
+
+def test_doctor__node_by_websocket__announces_heads_and_takes_the_range(world: World, tmp_path: Path) -> None:
+    found = examined(world, tmp_path, RPC_URL=world.node.url.replace("http", "ws"))
+    assert results(found, "websocket", "sync", "ranges") == ["ok"] * 3
+    assert "blocks at once" in found["ranges"]["value"]
+    assert results(examined(world, tmp_path), "websocket") == ["skipped"]
+
+
+async def test_doctor__one_endpoint_far_behind__warns(world: World) -> None:
+    with anvil("--chain-id", "31337") as late:
+        world.node.mine(10)
+        found = await _checks(world, rpc_url=f"{world.node.url},{late.url}")
+    assert found["sync"].result == "warning"
+    assert f"{late.url} is" in found["sync"].value
+
+
+async def test_doctor__node_that_refuses_the_range__is_fine_with_smaller_pages(world: World) -> None:
+    app = FastAPI()
+
+    @app.post("/")
+    async def forward(request: Request) -> Any:
+        asked = await request.json()
+        if isinstance(asked, dict) and asked["method"] == "eth_getLogs":
+            return {"jsonrpc": "2.0", "id": asked["id"], "error": {"code": -32005, "message": "block range too large"}}
+        async with aiohttp.ClientSession() as http, http.post(world.node.url, json=asked) as answer:
+            return await answer.json()
+
+    async with serving(app) as url:
+        found = await _checks(world, rpc_url=url)
+    assert found["ranges"].result == "ok"
+    assert "smaller pages" in found["ranges"].value
+
+
+async def test_doctor__little_room_on_the_disk__warns(
+    world: World, one: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await _checks(world, database_url=one.url)
+    assert found["disk"].result == "ok"
+    monkeypatch.setattr("bot.ops.doctor.record.DISK_LOW_BYTES", 1 << 60)  # more than any disk has
+    found = await _checks(world, database_url=one.url)
+    assert (found["disk"].result, found["disk"].remedy is not None) == ("warning", True)

@@ -1,0 +1,101 @@
+"""What is around the keeper: backend, Redis, participants, operators."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+
+from bot.domain.policy import RISK_OF_HINTS
+from bot.errors import Misconfigured
+from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
+from bot.settings import shown
+
+LIMITS = ("ratelimit-limit", "x-ratelimit-limit")
+
+
+async def backend(patient: Patient) -> Check:
+    url = patient.settings.socket_url
+    if url is None:
+        raise Skip("SOCKET_URL is not set")
+    address = url.get_secret_value().rstrip("/") + "/socket.io/?EIO=4&transport=polling"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_S)) as http,
+            http.get(address.replace("ws://", "http://", 1).replace("wss://", "https://", 1)) as answer,
+        ):
+            opening = (await answer.content.read(200)).decode(errors="replace")
+            status = answer.status
+            dialect = await _dialect(http, url.get_secret_value())
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return Check("backend", "failed", f"{shown(url)}: {type(error).__name__}", REMEDIES["backend"])
+    if status != 200 or not opening.startswith("0{"):
+        return Check(
+            "backend", "failed", f"{shown(url)}: no Socket.IO 4 (HTTP {status})", "SOCKET_URL: is it the backend?"
+        )
+    return Check("backend", "ok", f"{shown(url)} speaks Socket.IO; {dialect}")
+
+
+async def _dialect(http: aiohttp.ClientSession, url: str) -> str:
+    """Which backend it is, as far as that shows, and its limit."""
+    base = urlunsplit(urlsplit(url)._replace(path="", query=""))
+    async with http.get(f"{base}/api/sessions") as answer:
+        problem = answer.headers.get("Content-Type", "").startswith("application/problem+json")
+        limit = next((value for name, value in answer.headers.items() if name.lower() in LIMITS), None)
+    known = "the bundled backend" if problem else "another backend: both dialects are heard"
+    return f"{known}; {limit} requests a minute" if limit else f"{known}; its limit isn't told (the observed ones: 100)"
+
+
+async def redis(patient: Patient) -> Check:
+    url = patient.settings.redis_url
+    if url is None:
+        raise Skip("REDIS_URL is not set")
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    client = Redis.from_url(url.get_secret_value(), socket_timeout=REQUEST_S, socket_connect_timeout=REQUEST_S)
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        return Check("redis", "failed", f"{shown(url)}: {type(error).__name__}", REMEDIES["redis"])
+    finally:
+        await client.aclose()
+    return Check("redis", "ok", shown(url))
+
+
+async def nudges(patient: Patient) -> Check:
+    from bot.ops.reach import ways
+
+    try:
+        found = await asyncio.to_thread(ways, patient.settings)
+    except Misconfigured as error:
+        return Check("nudges", "failed", str(error), "See docs/nudges.md")
+    if not found:
+        value = "no channel reaches a participant: there is no nudge window, and the grace alone is given"
+        remedy = (
+            "Set GATEWAY_TOKEN, if the backend at SOCKET_URL is the bundled one; other backends pass on no nudges. "
+            "Other ways: docs/nudges.md"
+        )
+        return Check("nudges", "warning", value, remedy)
+    return Check("nudges", "ok", "; ".join(found))
+
+
+async def public_url(patient: Patient) -> Check:
+    if patient.settings.public_url is None:
+        return Check(
+            "public-url", "warning", "not set: nudges have no link", "Set PUBLIC_URL to the address others reach"
+        )
+    return Check("public-url", "ok", shown(patient.settings.public_url))
+
+
+async def hints(patient: Patient) -> Check:
+    hints = patient.settings.policy().hints
+    return Check("hints", "ok", f"TRUST_BACKEND_HINTS={hints}: {RISK_OF_HINTS[hints]}")
+
+
+async def alerts(patient: Patient) -> Check:
+    if patient.settings.apprise_urls is None:
+        return Check("alerts", "warning", "go to the log and the database only", "Set APPRISE_URLS to be told")
+    count = len(patient.settings.apprise_urls.get_secret_value().replace(",", " ").split())
+    return Check("alerts", "ok", f"{count} address{'es' if count != 1 else ''} in APPRISE_URLS")
