@@ -46,9 +46,9 @@ bench-settle: setup ## what a settlement costs, alone and among 500; one JSON li
 
 ##@ Check
 .PHONY: test
-test: setup ## all tests: contracts through ape, on Anvil and on Hardhat, 50 crashes, then the rest
+test: setup chromium ## all tests: contracts through ape, on Anvil and on Hardhat, 50 crashes, pages, then the rest
 	@status=0; ape test tests/contracts || status=$$?; $(HARDHAT) || status=$$?; $(MAKE) chaos || status=$$?; \
-		pytest || status=$$?; exit $$status
+		$(BROWSER) || status=$$?; pytest --ignore=tests/browser || status=$$?; exit $$status
 
 .PHONY: test-contracts
 test-contracts: setup ## the contract tests only
@@ -59,6 +59,22 @@ HARDHAT := $(PY) -m tests.hardhat.run
 .PHONY: test-hardhat
 test-hardhat: setup ## the contract tests on a Hardhat node
 	@$(HARDHAT)
+
+BROWSER := pytest -n 2 tests/browser
+
+.PHONY: test-browser
+test-browser: setup chromium ## the pages in a real Chromium against a real chain; writes docs/pages/*.png
+	@$(BROWSER)
+
+# Playwright drives the machine's own browser: no download of another one.
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
+.PHONY: chromium
+chromium: ## a browser for test-browser, unless there is one: Debian's, by apt, as root
+	@[ -n "$${CHROMIUM:-}" ] || command -v $(BROWSERS) >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+			|| { echo "no Chromium found. Install one (Debian, as root: apt-get install chromium), or set CHROMIUM to its path." >&2; exit 1; }; \
+		echo "setup: chromium, by apt-get"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
 .PHONY: gas-snapshot
 gas-snapshot: setup ## measure what the contracts cost, and compare with contracts/gas.json (WRITE=--write: write it)

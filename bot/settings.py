@@ -121,6 +121,13 @@ class Settings(BaseSettings):
     gateway_bind: str = Field(
         "127.0.0.1:4000", description="host:port of the bundled backend (`langdao-keeper gateway`)"
     )
+    gateway_requests_per_minute: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="requests a minute that the bundled backend takes from one address without a secret; behind a "
+        "proxy all pages share one",
+    )
     public_url: str | None = Field(
         None,
         description="http(s) address under which others reach this keeper: `webhook` prints it, and the links by which "
@@ -143,6 +150,9 @@ class Settings(BaseSettings):
     )
     contacts_file: Path | None = Field(
         None, description="file of participants' addresses, languages and Apprise URLs; mode 0600"
+    )
+    explorer_url: str | None = Field(
+        None, description="a block explorer, e.g. https://sepolia.etherscan.io: the pages link transactions to it"
     )
 
     # Store and alerts
@@ -334,7 +344,7 @@ class Settings(BaseSettings):
                 raise ValueError("is not a URL (http://host... or https://host...)")
         return value
 
-    @field_validator("public_url")
+    @field_validator("public_url", "explorer_url")
     @classmethod
     def _public(cls, value: str | None) -> str | None:
         if value is not None:

@@ -45,6 +45,8 @@ STATUS_OF = {
     "used": 409,
     "over": 409,
 }
+# Not counted against an address: its own files, which a page asks for several at a time, and whether it lives.
+FREE = ("/static/", wire.HEALTH_PATH)
 _HOOK_PREFIX = wire.HOOK_PATH.partition("{")[0]
 
 
@@ -92,7 +94,7 @@ def http_app(
 
     @app.middleware("http")
     async def limit(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path != wire.HEALTH_PATH and not knows_secret(request):
+        if not request.url.path.startswith(FREE) and not knows_secret(request):
             wait_s = limiter.wait_s(address_of(request))
             if wait_s:
                 hub.counters["limited"] += 1

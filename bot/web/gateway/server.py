@@ -23,8 +23,9 @@ from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.plans import Plans
 from bot.web.gateway.redis_shelf import RedisShelf
 from bot.web.gateway.reports import Reports, Watched
-from bot.web.gateway.session_state import session_routes
+from bot.web.gateway.session_state import session_routes, session_state
 from bot.web.gateway.sockets import MAX_FRAME_BYTES, Sockets, socket_server
+from bot.web.pages import page_routes
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,11 @@ def create_gateway(
             await hub.mappings.close()
             await hub.kept.close()
 
-    routers = [session_routes(hub, plans, lessons), *routers]
+    async def state(name: str) -> dict[str, Any] | None:
+        return await session_state(hub, plans, lessons, name)
+
+    pages = page_routes(state, explorer_url=config.explorer_url)
+    routers = [session_routes(hub, plans, lessons), pages, *routers]
     return socketio.ASGIApp(
         server, other_asgi_app=http_app(config, hub, sockets, plans, lessons, checks, reports, lifespan, routers)
     )

@@ -43,13 +43,14 @@ async def session_state(hub: Hub, plans: Plans, lessons: Lessons, name: str) -> 
         if plan is None and session is None and not rooms:
             return None
         now_ms = hub.now_ms()
+        chain = await chain_view(how, session, lessons)
         return {
             "id": name,
             "nowMs": now_ms,
-            "chainNow": None if plan is None else (now_ms + plan.skewMs) // 1000,
+            "chainNow": (now_ms + (plan.skewMs if plan is not None else 0)) // 1000,
             "keeper": "up" if plans.keepers else "down",
-            "session": None if plan is None else _shown(plan),
-            "chain": await chain_view(how, session, lessons),
+            "session": _shown(plan) if plan is not None else _unplanned(chain),
+            "chain": chain,
             "rooms": [_room(room.as_view()) for room in rooms],
         }
     return None
@@ -98,6 +99,35 @@ def _rooms(hub: Hub, plan: Plan | None, named: Room | None, session: OnChainSess
 
 def _shown(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(exclude={"skewMs"})
+
+
+def _unplanned(chain: dict[str, Any]) -> dict[str, Any] | None:
+    """A session that no keeper told of, as if one had: what the chain says, and nothing planned."""
+    session, chain_id = chain["session"], chain["chainId"]
+    if session is None or chain_id is None:
+        return None
+    ended_at, started_at = session["endTime"], session["startTime"]
+    bill = {"paid": session["totalPaid"], "seconds": (ended_at or 0) - started_at, "endedAt": ended_at, "txHash": None}
+    unknown = dict.fromkeys(("endedBy", "callEndedAt", "overbilledSeconds", "overbilled"))
+    return {
+        "sessionId": session["sessionId"],
+        "chainId": chain_id,
+        "contract": chain["contract"],
+        "student": session["studentAddress"],
+        "tutor": session["tutorAddress"],
+        "rooms": [],
+        "state": "running" if session["isActive"] else "ended",
+        "startedAt": started_at,
+        "rate": session["ratePerSecond"],
+        "balance": None,
+        "reason": "",
+        "why": "",
+        "ask": False,
+        "dueMs": None,
+        "drainedMs": None,
+        "hold": None,
+        "bill": None if session["isActive"] else bill | unknown,
+    }
 
 
 def _room(record: dict[str, Any]) -> dict[str, Any]:
