@@ -527,10 +527,11 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise Misconfigured(_in_words(error)) from None
+        raise Misconfigured(in_words(error)) from None
 
 
-def _in_words(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
+    """What is wrong with the first setting that is, in one line, without its value."""
     first = error.errors(include_input=False, include_url=False)[0]
     text = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:

@@ -24,6 +24,7 @@ PROGRAM = "langdao-keeper"
 
 # Command -> module with a click command `command`, in the order in which an operator meets them.
 COMMANDS = {
+    "init": "bot.cli.init",
     "run": "bot.cli.run",
     "index": "bot.cli.index",
     "status": "bot.cli.status",

@@ -46,7 +46,7 @@ def command(as_json: bool) -> int:
     elif blocked is not None:
         _print_blocked(blocked, checks)
     else:
-        _print(checks)
+        print_checks(checks)
     return 0 if ok else 2 if blocked is not None else 1
 
 
@@ -57,7 +57,8 @@ def _print_blocked(blocked: Check, checks: list[Check]) -> None:
     click.echo(f"{left} of {len(checks)} checks had to be skipped. The others: langdao-keeper doctor --json", err=True)
 
 
-def _print(checks: list[Check]) -> None:
+def print_checks(checks: list[Check]) -> None:
+    """For people: each finding, and what to do about it."""
     wide = max(len(check.name) for check in checks)
     for check in checks:
         mark, colour = _MARKS[check.result]
