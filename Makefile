@@ -103,6 +103,10 @@ bench-lag: setup ## from a block to its committed rows, by websocket and by poll
 bench-feeds: setup ## 2,000 rooms posting heartbeats and hang-ups for a minute; one JSON line
 	@$(PY) -m bench.feeds
 
+.PHONY: bench-core
+bench-core: setup ## the core's events a second; memory and restart with 100,000 live sessions; one JSON line
+	@$(PY) -m bench.core
+
 ##@ Maintain
 .PHONY: format
 format: setup ## rewrite the code in the project's format

@@ -15,7 +15,7 @@ K = TypeVar("K", bound=Hashable)
 
 class Deadlines(Generic[K]):
     def __init__(self) -> None:
-        self._at: dict[K, tuple[int, int]] = {}
+        self._at: dict[K, tuple[int, int, K]] = {}  # the very entry of the heap that counts
         self._heap: list[tuple[int, int, K]] = []
         self._order = 0
 
@@ -35,18 +35,18 @@ class Deadlines(Generic[K]):
         if self.get(key) == at_ms:
             return
         self._order += 1
-        self._at[key] = (at_ms, self._order)
-        heapq.heappush(self._heap, (at_ms, self._order, key))
+        self._at[key] = entry = (at_ms, self._order, key)
+        heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 + 2 * len(self._at):
-            self._heap = [(at, order, key) for key, (at, order) in self._at.items()]
+            self._heap = list(self._at.values())
             heapq.heapify(self._heap)
 
     def earliest(self) -> int | None:
         """The earliest deadline (ms), None if there is none."""
         while self._heap:
-            at, order, key = self._heap[0]
-            if self._at.get(key) == (at, order):
-                return at
+            entry = self._heap[0]
+            if self._at.get(entry[2]) is entry:
+                return entry[0]
             heapq.heappop(self._heap)
         return None
 

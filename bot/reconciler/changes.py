@@ -15,7 +15,6 @@ import structlog
 from bot.domain import bill, linking
 from bot.domain.facts import Fact, SessionKey
 from bot.domain.linking import Room
-from bot.domain.session import fold
 from bot.reconciler.memory import Memory
 from bot.reconciler.settlements import Settlements
 from bot.store import records
@@ -46,7 +45,8 @@ class Changes:
         rows, free = await self._writer(
             lambda tx: (records.sessions_by_id(tx, ids), records.may_withdraw(tx, students))
         )
-        memory.may_withdraw = memory.may_withdraw - students | free
+        memory.may_withdraw -= students
+        memory.may_withdraw |= free
         fresh = [row for row in rows if row.key not in memory.live and (row.key in started or row.key in retracted)]
         for row in fresh:
             memory.admit(row)
@@ -86,7 +86,9 @@ class Changes:
     async def forget_final(self) -> None:
         """Drops sessions that are over for good."""
         memory = self._memory
-        over = [key for key, live in memory.live.items() if live.session.ended]
+        over = list(memory.over)
+        if not over:
+            return
         closed = await self._writer(lambda tx: records.closed_among(tx, [key.session_id for key in over]))
         for key in over:
             if key.session_id in closed:
@@ -108,14 +110,14 @@ class Changes:
     async def _refold(self, keys: set[SessionKey]) -> None:
         memory = self._memory
         rooms, facts, marks = await self._writer(
-            lambda tx: (records.load_rooms(tx, keys, 2**62), records.facts_of(tx, keys), records.action_marks(tx, keys))
+            lambda tx: (records.load_rooms(tx, keys), records.facts_of(tx, keys), records.action_marks(tx, keys))
         )
         for stored in rooms:
             if stored.room.room not in memory.book.rooms:
                 memory.know_room(stored)
         for fact in facts:
             if fact.key is not None:
-                fold(memory.live[fact.key].session, fact)
+                memory.fold(memory.live[fact.key], fact)
         for key, mark, at_ms in marks:
             memory.live[key].session.nudged.setdefault(mark, at_ms)
 
@@ -137,4 +139,4 @@ class Changes:
                 return facts
 
             for fact in await self._writer(change):
-                fold(live.session, replace(fact, key=key))
+                memory.fold(live, replace(fact, key=key))

@@ -6,6 +6,7 @@ once. Work doesn't depend on how many sessions there are.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -14,10 +15,12 @@ import structlog
 from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import SessionKey
 from bot.reconciler.mass_end import MassEnd, held
-from bot.reconciler.memory import Live, Memory
+from bot.reconciler.memory import Live, Memory, verdict
 from bot.store import breaker as breaker_rows
 from bot.store import records
 from bot.store.db import Writer
+
+SLICE = 100  # sessions decided on before others in the loop get a moment
 
 log = structlog.get_logger("reconciler")
 
@@ -47,12 +50,17 @@ class Decisions:
         self.on_decided: Callable[[Iterable[SessionKey]], None] = lambda _: None  # may lead to other plans for these
 
     async def again(self, keys: Iterable[SessionKey], now: int) -> None:
-        """Decides for these sessions; stores what is new, then carries it out."""
+        """Decides for these sessions; stores what is new, then carries it out.
+
+        Of many, the loop is let go now and then; they are still decided, and counted by the breaker, together.
+        """
         if not self._memory.loaded:
             return
         news: list[News] = []
         keys = list(keys)
-        for key in keys:
+        for number, key in enumerate(keys, 1):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
             live = self._memory.live.get(key)
             if live is not None and (self._memory.watches or live.session.settle is not None):
                 news.extend(self._decide(key, live, now))
@@ -121,7 +129,7 @@ class Decisions:
                 found.append((key, live, decision))
                 continue
             (memory.held.add if held(decision) else memory.held.discard)(key)
-            decided = (decision.action.value, decision.reason, _hold_of(decision))
+            decided = verdict(decision.action.value, decision.reason, _hold_of(decision))
             if decision.action is Action.END or decided != live.decided:
                 found.append((key, live, decision))
             if decision.action is Action.END:

@@ -17,7 +17,7 @@ import structlog
 from bot.domain import linking
 from bot.domain.facts import Fact, Hint, Kind, SessionKey, Source, Trust
 from bot.domain.linking import Link, Room
-from bot.domain.session import beat, fold
+from bot.domain.session import beat
 from bot.reconciler.memory import Memory
 from bot.store import records
 from bot.store.db import Writer
@@ -26,6 +26,7 @@ log = structlog.get_logger("reconciler")
 
 DUPLICATE_MS = 5_000  # equal content within this is one hint
 RECORD_KEPT_MS = 86_400_000  # as long as a backend's record goes back
+EXPIRE_AT_A_TIME = 5_000  # rooms looked at in one go of housekeeping
 
 Touched = dict[SessionKey, None]  # in order, each once
 
@@ -86,7 +87,7 @@ class Intake:
         room = known
         if room is None:
             room = Room(hint.room, hint.received_ms, hint.received_ms)
-            book.rooms[hint.room] = room
+            memory.add_room(room)
         if hint.student and hint.tutor and not linking.contradicts(hint, book):
             if link is None and room.key is not None and hint.trust > room.trust:
                 book.leave(room)
@@ -109,7 +110,7 @@ class Intake:
     async def expire_rooms(self, now: int) -> None:
         """Rooms not heard for long: those that joined nothing expire, visibly; those of sessions that are over go."""
         memory = self._memory
-        silent = [r for r in memory.book.rooms.values() if now - r.heard_ms > linking.ROOM_EXPIRY_MS]
+        silent = [r for r in memory.next_rooms(EXPIRE_AT_A_TIME) if now - r.heard_ms > linking.ROOM_EXPIRY_MS]
         for room in silent:
             if room.key is None:
                 room.expired = True
@@ -120,8 +121,9 @@ class Intake:
         if old:
             log.info("rooms.expired", rooms=len(old))
             await self._save({room.room: room for room in old}, [])
-        self._recent = {d: at for d, at in self._recent.items() if now - at < DUPLICATE_MS}
-        self._recorded = {d: at for d, at in self._recorded.items() if now - at < RECORD_KEPT_MS}
+        for kept, for_ms in ((self._recent, DUPLICATE_MS), (self._recorded, RECORD_KEPT_MS)):
+            while kept and now - kept[first := next(iter(kept))] >= for_ms:
+                del kept[first]
 
     async def _put(
         self,
@@ -134,13 +136,13 @@ class Intake:
         ids, earlier = await self._save(rooms, facts, also)
         for fact in earlier:
             if fact.key is not None and fact.key in self._memory.live:
-                fold(self._memory.live[fact.key].session, fact)
+                self._memory.fold(self._memory.live[fact.key], fact)
                 touched[fact.key] = None
         for number, (_, hint, key) in zip(ids, facts, strict=True):
             live = self._memory.live.get(key) if key else None
             if live is None or key is None:
                 continue
-            fold(live.session, Fact(number, hint, key))
+            self._memory.fold(live, Fact(number, hint, key))
             touched[key] = None
             if hint.source is not Source.KEEPER:
                 log.info("fact.stored", session=key.session_id, kind=hint.kind, source=hint.source, room=hint.room)
@@ -201,12 +203,13 @@ class Intake:
     def _duplicate(self, fact_key: str, hint: Hint) -> bool:
         digest = fact_key.partition(":")[0].encode()
         if hint.source is Source.RECORD:  # read again at each reconnect, and dated: the same entry is never news
-            known = digest in self._recorded
+            known = self._recorded.pop(digest, None) is not None
             self._recorded[digest] = hint.received_ms
             return known
         seen = self._recent.get(digest)
         if seen is not None and hint.received_ms - seen < DUPLICATE_MS:
             self._memory.counters["duplicates"] += 1
             return True
+        self._recent.pop(digest, None)  # the oldest are at the front
         self._recent[digest] = hint.received_ms
         return False

@@ -6,25 +6,32 @@ the last moments. Nothing here awaits, stores or decides.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import structlog
 
 from bot.domain.breaker import Breaker
 from bot.domain.deadlines import Deadlines
-from bot.domain.facts import SessionKey, Source
+from bot.domain.facts import Fact, SessionKey, Source
 from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.linking import Book, Room
 from bot.domain.policy import Policy
 from bot.domain.rules import Feed, World
-from bot.domain.session import Session, beat
+from bot.domain.session import Session, beat, fold
 from bot.store import records
 
 log = structlog.get_logger("reconciler")
 
 STALL_MS = 5_000  # a gap in our own pulse longer than this is an outage of every feed
+
+
+@lru_cache(maxsize=256)
+def verdict(action: str, reason: str, hold: str | None) -> tuple[str, str, str | None]:
+    """What was decided, one object for all sessions of which it was."""
+    return action, reason, hold
 
 
 @dataclass(slots=True)
@@ -105,10 +112,13 @@ class Memory:
         self.deadlines: Deadlines[SessionKey] = Deadlines()
         self.book = Book()
         self.live: dict[SessionKey, Live] = {}
-        self.by_student: dict[str, set[SessionKey]] = {}
+        self.over: dict[SessionKey, None] = {}  # ended on chain, not final
+        self.aside: dict[SessionKey, None] = {}  # whose end reverted too often
+        self.by_student: dict[str, tuple[SessionKey, ...]] = {}
         self.balances: dict[str, int] = {}
         self.may_withdraw: set[str] = set()  # students who can take their balance away from sessions that run
         self.beat_sources: dict[str, Source] = {}
+        self._rooms: deque[Room] = deque()
         self.witnesses = Witnesses(webhook_silence_ms)
         self.loaded = False
         self.watches = True  # false: only what somebody orders is decided
@@ -164,13 +174,19 @@ class Memory:
         )
         self.live[row.key] = Live(session, row.started_at, row.token)
         self.book.add(row.key, started_ms, active=not row.ended)
-        self.by_student.setdefault(row.key.student, set()).add(row.key)
+        if row.ended:
+            self.over[row.key] = None
+        mine = self.by_student.get(row.key.student, ())
+        if row.key not in mine:
+            self.by_student[row.key.student] = (*mine, row.key)
 
     def ended(self, key: SessionKey) -> None:
         """It has ended on chain, for now: a reorg may undo it."""
         live = self.live[key]
         live.session.ended = True
         live.settling = False
+        self.over[key] = None
+        self.aside.pop(key, None)
         self.deadlines.set(key, None)
         self.book.ended(key)
         self.held.discard(key)
@@ -183,13 +199,15 @@ class Memory:
         self.book.forget(key)
         self.held.discard(key)
         self.witnesses.forget(key)
-        others = self.by_student.get(key.student)
-        if others is not None:
-            others.discard(key)
-            if not others:
-                del self.by_student[key.student]
-                self.balances.pop(key.student, None)
-                self.may_withdraw.discard(key.student)
+        self.over.pop(key, None)
+        self.aside.pop(key, None)
+        others = tuple(other for other in self.by_student.get(key.student, ()) if other != key)
+        if others:
+            self.by_student[key.student] = others
+        else:
+            self.by_student.pop(key.student, None)
+            self.balances.pop(key.student, None)
+            self.may_withdraw.discard(key.student)
 
     def active(self) -> Iterable[Live]:
         return (live for live in self.live.values() if not live.session.ended)
@@ -198,12 +216,34 @@ class Memory:
         """Sessions about which silence says something."""
         return [k for k, v in self.live.items() if not v.session.ended and (v.session.beats.count or v.session.away)]
 
+    def fold(self, live: Live, fact: Fact) -> None:
+        """Takes one fact into a session."""
+        fold(live.session, fact)
+        if live.session.set_aside:
+            self.aside[live.session.key] = None
+        elif live.session.key in self.aside:
+            del self.aside[live.session.key]
+
     # Rooms and heartbeats -------------------------------------------------------------------------------------------
+
+    def add_room(self, room: Room) -> None:
+        self.book.rooms[room.room] = room
+        self._rooms.append(room)
+
+    def next_rooms(self, limit: int) -> list[Room]:
+        """The next few of all rooms, in turn: none is looked at twice before the others were."""
+        found = []
+        for _ in range(min(limit, len(self._rooms))):
+            room = self._rooms.popleft()
+            if self.book.rooms.get(room.room) is room:
+                found.append(room)
+                self._rooms.append(room)
+        return found
 
     def know_room(self, stored: records.StoredRoom) -> None:
         """A room as it was stored."""
         room = stored.room
-        self.book.rooms[room.room] = room
+        self.add_room(room)
         if stored.beat_source is not None:
             self.beat_sources[room.room] = stored.beat_source
         if room.key is None:
@@ -218,8 +258,10 @@ class Memory:
         source = self.beat_sources.get(room.room)
         if live is None or room.beats.count == 0 or source is None:
             return
+        beats = room.beats if live.session.beats.count == 0 else None
         beat(live.session, room.beats.first_ms, 1, source)
         beat(live.session, room.beats.last_ms, room.beats.count - 1, source)
+        live.session.beats = beats or live.session.beats  # one object for both, until the next
         self.note_beater(key, source)
 
     def note_beater(self, key: SessionKey, source: Source) -> None:

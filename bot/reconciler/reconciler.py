@@ -269,13 +269,13 @@ class Reconciler:
             digest = await start.first(memory, self._writer, now) if watches else None
             await self.mass_end.load(now)
             actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
-            for key in [key for key, live in memory.live.items() if live.session.ended]:
+            for key in list(memory.over):
                 await self._settlements.complete(key)
             await start.resume(memory, self._writer, self._decisions, actions, now)
-            await self._decisions.again([live.session.key for live in memory.active()], now)
+            await self._decisions.again(list(memory.live), now)
             if digest is not None:
                 self._effects.alert(start.FIRST, digest.text, None, digest.alert_id)
-            log.info("sessions.loaded", active=sum(1 for _ in memory.active()), rooms=len(memory.book.rooms))
+            log.info("sessions.loaded", active=len(memory.live) - len(memory.over), rooms=len(memory.book.rooms))
 
     async def chain_changed(
         self, *, started: Sequence[SessionKey], ended: Sequence[SessionKey], retracted: Sequence[SessionKey]
@@ -333,9 +333,9 @@ class Reconciler:
     def set_aside(self) -> list[tuple[SessionKey, str]]:
         """Sessions whose end is due but reverted too often, with the reason."""
         return [
-            (live.session.key, live.session.set_aside)
-            for live in self.memory.active()
-            if live.session.set_aside and not self.withdrawn(live.session.key)
+            (key, live.session.set_aside)
+            for key in self.memory.aside
+            if (live := self.memory.live[key]).session.set_aside and not self.withdrawn(key)
         ]
 
     def may_pay_wait(self, key: SessionKey) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,15 +10,15 @@ from typing import Any, NamedTuple
 from bot.domain import linking
 from bot.domain.facts import Fact, SessionKey
 from bot.domain.linking import Room
-from bot.domain.session import fold
 from bot.reconciler.decisions import Decisions
 from bot.reconciler.intake import Intake
-from bot.reconciler.memory import FirstStart, Memory
+from bot.reconciler.memory import FirstStart, Memory, verdict
 from bot.store import identity, records
 from bot.store.db import Writer
 
 FIRST_START = "first_start"
 FIRST = "alert.first-start"
+PART = 1_000  # sessions read at a time: what is read of them is let go before the next
 
 
 class Digest(NamedTuple):
@@ -29,39 +30,53 @@ async def read(
     memory: Memory, writer: Writer, intake: Intake, ended_since_s: int, now: int
 ) -> list[records.OpenAction]:
     """Fills the memory from the database and links what waited; the actions that were left open."""
+    memory.book.newest_id = await writer(records.newest_session)
+    ids = await writer(lambda tx: records.live_ids(tx, ended_since_s))
+    for begin in range(0, len(ids), PART):
+        await _read_part(memory, writer, ids[begin : begin + PART])
+        gc.collect(1)
+        gc.freeze()  # what lives on needn't be gone through again with the next part, and with every one later
     since = now - linking.ROOM_EXPIRY_MS
 
+    def rest(tx: Any) -> Any:
+        others = records.other_rooms(tx, since, memory.live.__contains__)
+        return others, records.unlinked_facts(tx, since), records.open_actions(tx)
+
+    others, unlinked, actions = await writer(rest)
+    for room in others:
+        memory.know_room(room)
+    memory.loaded = True
+    await _link_waiting(memory, writer, intake, unlinked)
+    return list(actions)
+
+
+async def _read_part(memory: Memory, writer: Writer, ids: Sequence[int]) -> None:
+    """These sessions with all that was said of them and decided."""
+
     def stored(tx: Any) -> Any:
-        live = records.live_sessions(tx, ended_since_s)
-        keys = [row.key for row in live]
+        rows = records.sessions_by_id(tx, ids)
+        keys = [row.key for row in rows]
         return (
-            live,
-            records.load_rooms(tx, set(keys), since),
+            rows,
+            records.load_rooms(tx, keys),
             records.facts_of(tx, keys),
             records.action_marks(tx, keys),
             records.last_reasons(tx, keys),
-            records.open_actions(tx),
-            records.unlinked_facts(tx, since),
-            records.newest_session(tx),
             records.may_withdraw(tx, {key.student for key in keys}),
         )
 
-    rows, rooms, facts, marks, reasons, actions, unlinked, newest, memory.may_withdraw = await writer(stored)
-    memory.book.newest_id = newest
+    rows, rooms, facts, marks, reasons, may_withdraw = await writer(stored)
+    memory.may_withdraw |= may_withdraw
     for row in rows:
         memory.admit(row)
     for room in sorted(rooms, key=lambda one: one.room.beats.last_ms):
         memory.know_room(room)
     for fact in facts:
-        if fact.key is not None:
-            fold(memory.live[fact.key].session, fact)
+        memory.fold(memory.live[fact.key], fact)
     for key, mark, at_ms in marks:
         memory.live[key].session.nudged.setdefault(mark, at_ms)
     for key, decided in reasons.items():
-        memory.live[key].decided = decided
-    memory.loaded = True
-    await _link_waiting(memory, writer, intake, unlinked)
-    return list(actions)
+        memory.live[key].decided = verdict(*decided)
 
 
 async def first(memory: Memory, writer: Writer, now: int) -> Digest | None:
@@ -73,7 +88,7 @@ async def first(memory: Memory, writer: Writer, now: int) -> Digest | None:
             return FirstStart(*json.loads(known)), None
         began = FirstStart(now, records.newest_session(tx))
         identity.put(tx, FIRST_START, json.dumps([began.at_ms, began.newest_id]))
-        ids = sorted(row.key.session_id for row in records.live_sessions(tx, 2**62) if not row.ended)
+        ids = records.live_ids(tx, 2**62, ended=False)
         if not ids:
             return began, None
         text = _digest(ids)
@@ -112,7 +127,7 @@ async def _link_waiting(memory: Memory, writer: Writer, intake: Intake, facts: S
         _, link = intake.place(fact.hint, rooms)
         if link is not None and link.key in memory.live:
             linked.setdefault(link.key, []).append(fact.id)
-            fold(memory.live[link.key].session, fact)
+            memory.fold(memory.live[link.key], fact)
 
     def change(tx: Any) -> None:
         records.save_rooms(tx, [(room, memory.beat_sources.get(name)) for name, room in rooms.items()])

@@ -8,10 +8,12 @@ The chain's rows are in `bot.store.chain_rows`, transactions in `bot.store.txs`,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Table, func, insert, inspect, or_, update
+from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
 from bot.domain import linking
@@ -30,6 +32,7 @@ from bot.store.tables import (
     TxRow,
 )
 
+_FACTS, _ROOMS, _SESSIONS = (cast(Table, inspect(row).local_table) for row in (FactRow, Room, ChainSession))
 _CHUNK = 500  # bound parameters a statement; SQLite's limit is far above, the planner's patience isn't
 
 
@@ -68,8 +71,8 @@ def has_fact(session: Session, key: str) -> bool:
     return session.exec(select(FactRow.id).where(FactRow.key == key)).first() is not None
 
 
-def fact_of(row: FactRow) -> Fact:
-    """A stored fact as the domain knows it."""
+def fact_of(row: Any, key: SessionKey | None = None) -> Fact:
+    """A stored fact as the domain knows it; `key` where the caller has its session at hand."""
     hint = Hint(
         kind=Kind(row.kind),
         source=Source(row.source),
@@ -84,16 +87,19 @@ def fact_of(row: FactRow) -> Fact:
         can_return=row.can_return,
         payload=row.payload,
     )
-    return Fact(row.id or 0, hint, SessionKey.parse(row.session_key) if row.session_key else None)
+    if key is None and row.session_key:
+        key = SessionKey.parse(row.session_key)
+    return Fact(row.id or 0, hint, key)
 
 
 def facts_of(session: Session, keys: Iterable[SessionKey]) -> list[Fact]:
     """The facts of these sessions in the order in which they were stored. Reorgs are the chain's, and left out."""
     known = [kind.value for kind in Kind]
+    names = {str(key): key for key in keys}
     found: list[Fact] = []
-    for part in _parts([str(key) for key in keys]):
-        rows = session.exec(select(FactRow).where(col(FactRow.session_key).in_(part), col(FactRow.kind).in_(known)))
-        found.extend(fact_of(row) for row in rows)
+    for part in _parts(list(names)):
+        rows = session.execute(columns(_FACTS).where(_FACTS.c.session_key.in_(part), _FACTS.c.kind.in_(known)))
+        found.extend(fact_of(row, names[row.session_key]) for row in rows)
     return sorted(found, key=lambda fact: fact.id)
 
 
@@ -154,34 +160,45 @@ class StoredRoom(NamedTuple):
     beat_source: Source | None
 
 
-def load_rooms(session: Session, keys: set[SessionKey], since_ms: int) -> list[StoredRoom]:
-    """The rooms of these sessions, and others heard since then: waiting, or of sessions that are over.
+def load_rooms(session: Session, keys: Iterable[SessionKey]) -> list[StoredRoom]:
+    """The rooms of these sessions."""
+    names = {str(key): key for key in keys}
+    return [
+        _stored_room(row, names[row.session_key])
+        for part in _parts(list(names))
+        for row in session.execute(columns(_ROOMS).where(_ROOMS.c.session_key.in_(part)))
+    ]
+
+
+def other_rooms(session: Session, since_ms: int, known: Callable[[SessionKey], bool]) -> list[StoredRoom]:
+    """Rooms heard since then that are of no `known` session: waiting, or of sessions that are over.
 
     A room of a session that isn't on the canonical chain any more is left out: nothing of it may carry over.
     """
-    names = {str(key) for key in keys}
-    found = [
-        _stored_room(row)
-        for part in _parts(list(names))
-        for row in session.exec(select(Room).where(col(Room.session_key).in_(part)))
-    ]
-    recent = select(Room).where(col(Room.heard_ms) >= since_ms, Room.state != "expired")
-    others = [_stored_room(row) for row in session.exec(recent) if row.session_key not in names]
-    dead = [one.room.key for one in others if one.room.key is not None]
-    over = {row.key for row in sessions_by_id(session, {key.session_id for key in dead})}
-    return found + [one for one in others if one.room.key is None or one.room.key in over]
+    recent = columns(_ROOMS).where(_ROOMS.c.heard_ms >= since_ms, _ROOMS.c.state != "expired")
+    others: list[StoredRoom] = []
+    for row in session.execute(recent):
+        key = SessionKey.parse(row.session_key) if row.session_key else None
+        if key is None or not known(key):
+            others.append(_stored_room(row, key))
+    over = {row.key for row in sessions_by_id(session, {one.room.key.session_id for one in others if one.room.key})}
+    return [one for one in others if one.room.key is None or one.room.key in over]
 
 
-def _stored_room(row: Room) -> StoredRoom:
+def _stored_room(row: Any, key: SessionKey | None) -> StoredRoom:
+    student, tutor = row.student, row.tutor
+    if key is not None:  # one text for one address, however many live
+        student = key.student if student == key.student else student
+        tutor = key.tutor if tutor == key.tutor else tutor
     room = linking.Room(
         room=row.room,
         first_ms=row.first_ms,
         heard_ms=row.heard_ms,
-        key=SessionKey.parse(row.session_key) if row.session_key else None,
-        rule=row.rule,
+        key=key,
+        rule=sys.intern(row.rule) if row.rule else None,
         trust=Trust(row.trust),
-        student=row.student,
-        tutor=row.tutor,
+        student=student,
+        tutor=tutor,
         beats=Beats(row.beats, row.beat_first_ms, row.beat_last_ms),
         expired=row.state == "expired",
     )
@@ -202,14 +219,19 @@ class LiveSession(NamedTuple):
     closed: bool
 
 
-def live_sessions(session: Session, ended_since_s: int) -> list[LiveSession]:
-    """Sessions that aren't closed, and those that ended since then (chain seconds) without our word on it."""
+def live_ids(session: Session, ended_since_s: int, *, ended: bool = True) -> list[int]:
+    """Sessions that aren't closed, and those that ended since then (chain seconds) without our word on it.
+
+    `ended` false: only those that haven't ended.
+    """
     missed = select(Settlement.session_id).where(
         col(Settlement.reason).is_(None), col(Settlement.ended_at) >= ended_since_s
     )
-    query = select(ChainSession)
-    rows = session.exec(query.where(or_(col(ChainSession.closed).is_(False), col(ChainSession.session_id).in_(missed))))
-    return [_live(row) for row in rows]
+    query = columns(_SESSIONS.c.session_id)
+    if not ended:
+        query = query.where(_SESSIONS.c.end_block.is_(None))
+    rows = session.execute(query.where(or_(_SESSIONS.c.closed.is_(False), _SESSIONS.c.session_id.in_(missed))))
+    return sorted(rows.scalars())
 
 
 def sessions_by_id(session: Session, ids: Iterable[int]) -> list[LiveSession]:
@@ -217,16 +239,16 @@ def sessions_by_id(session: Session, ids: Iterable[int]) -> list[LiveSession]:
     return [
         _live(row)
         for part in _parts(list(ids))
-        for row in session.exec(select(ChainSession).where(col(ChainSession.session_id).in_(part)))
+        for row in session.execute(columns(_SESSIONS).where(_SESSIONS.c.session_id.in_(part)))
     ]
 
 
-def _live(row: ChainSession) -> LiveSession:
+def _live(row: Any) -> LiveSession:
     return LiveSession(
         key=SessionKey(row.session_id, row.student, row.tutor),
         started_at=row.started_at,
         rate=int(row.rate) if row.rate is not None else None,
-        token=row.token,
+        token=sys.intern(row.token) if row.token else None,  # the same for nearly all
         ended=row.end_block is not None,
         closed=row.closed,
     )
@@ -321,15 +343,18 @@ def add_decision(session: Session, key: SessionKey, decision: Decision, at_ms: i
 
 def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str, str | None]]:
     """The newest decision's (action, reason, hold) of each of these sessions."""
+    names = {str(key): key for key in keys}
     found: dict[SessionKey, tuple[str, str, str | None]] = {}
-    for part in _parts([str(key) for key in keys]):
+    for part in _parts(list(names)):
         newest = (
             select(func.max(DecisionRow.id))
             .where(col(DecisionRow.session_key).in_(part))
             .group_by(col(DecisionRow.session_key))
         )
-        for row in session.exec(select(DecisionRow).where(col(DecisionRow.id).in_(newest))):
-            found[SessionKey.parse(row.session_key)] = (row.action, row.reason, row.inputs.get("hold"))
+        shown = (DecisionRow.session_key, DecisionRow.action, DecisionRow.reason, DecisionRow.inputs)
+        query = columns(*(col(one) for one in shown)).where(col(DecisionRow.id).in_(newest))
+        for name, action, reason, inputs in session.execute(query):
+            found[names[name]] = (action, reason, inputs.get("hold"))
     return found
 
 
@@ -398,17 +423,19 @@ def open_actions(session: Session) -> list[OpenAction]:
 
 def action_marks(session: Session, keys: Iterable[SessionKey]) -> list[tuple[SessionKey, str, int]]:
     """The marks of all nudges and alerts ever stored for these sessions, with when."""
-    found = []
-    for part in _parts([str(key) for key in keys]):
-        for told in session.exec(
-            select(DecisionRow).where(col(DecisionRow.session_key).in_(part), DecisionRow.action == Action.ALERT.value)
-        ):
-            found.append((SessionKey.parse(told.session_key), str(told.inputs.get("mark")), told.at_ms))
-        for row in session.exec(
-            select(ActionRow).where(col(ActionRow.session_key).in_(part), ActionRow.kind == "nudge")
-        ):
-            found.append((SessionKey.parse(row.session_key), str(row.payload.get("mark")), row.created_ms))
-    return found
+    names = {str(key): key for key in keys}
+    alerts = columns(col(DecisionRow.session_key), col(DecisionRow.inputs), col(DecisionRow.at_ms)).where(
+        col(DecisionRow.action) == Action.ALERT.value
+    )
+    nudges = columns(col(ActionRow.session_key), col(ActionRow.payload), col(ActionRow.created_ms)).where(
+        col(ActionRow.kind) == "nudge"
+    )
+    return [
+        (names[name], str(said.get("mark")), at_ms)
+        for part in _parts(list(names))
+        for query, column in ((alerts, DecisionRow.session_key), (nudges, ActionRow.session_key))
+        for name, said, at_ms in session.execute(query.where(col(column).in_(part)))
+    ]
 
 
 def settle_reason(session: Session, key: SessionKey) -> str:

@@ -100,7 +100,7 @@ def test_save_rooms__written_again__newest_state_but_a_session_is_never_lost(dat
         with database.write() as session:
             records.save_rooms(session, [(state, Source.WEBHOOK), (linking.Room("req_2", 1, 1), None)])
     with database.read() as session:
-        [stored] = records.load_rooms(session, {key}, 2**62)
+        [stored] = records.load_rooms(session, {key})
         row = session.get(RoomRow, "req_1")
         assert row is not None
         assert row.heard_ms == 9
