@@ -44,6 +44,14 @@ chaos: setup ## kill the daemon in COUNT runs drawn from SEED; ends in one JSON 
 bench-settle: setup ## what a settlement costs, alone and among 500; one JSON line
 	@$(PY) -m bench.settle
 
+.PHONY: bench-guard
+bench-guard: setup ## what the guard saves, and 500 sessions ended through it; one JSON line
+	@$(PY) -m bench.guard
+
+.PHONY: race
+race: setup ## COUNT random orders of a tutor's next start and the keeper's end in one block; one JSON line
+	@$(PY) -m scripts.race --seed $(or $(SEED),1) --count $(or $(COUNT),200)
+
 ##@ Check
 .PHONY: test
 test: setup chromium ## all tests: contracts through ape, on Anvil and on Hardhat, 50 crashes, pages, then the rest

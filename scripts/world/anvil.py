@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -31,14 +32,19 @@ def binary() -> Path:
 
 
 async def start(
-    crew: Crew, *, block_time_s: int | None, name: str = "anvil", accounts: int = ACCOUNTS
+    crew: Crew,
+    *,
+    block_time_s: int | None,
+    name: str = "anvil",
+    accounts: int = ACCOUNTS,
+    options: Sequence[str] = (),
 ) -> tuple[Child, Node]:
     """Start Anvil on a free port. `block_time_s` None mines a block for each transaction."""
     for attempt in range(3):
         port = free_port()
         argv = [binary(), "--port", port, "--accounts", accounts, "--slots-in-an-epoch", 1, "--silent"]
         # Pin the rules: the default hardfork moves with Anvil's version.
-        argv += ["--hardfork", "prague", "--no-request-size-limit"]
+        argv += ["--hardfork", "prague", "--no-request-size-limit", *options]
         if block_time_s is not None:
             argv += ["--block-time", block_time_s]
         child = await crew.start(name, argv)

@@ -103,7 +103,7 @@ async def test_settle__broadcast__was_stored_signed_before(bench: Bench) -> None
 async def test_settle__more_than_a_transaction_may_hold__several(bench: Bench) -> None:
     """chunked by gas under the block and per-transaction limits"""
     await bench.kill()
-    bench.config = {"gas_limit": 10_000_000, "daily_budget_wei": 10**20}  # two of these fit into half a block
+    bench.config = {"gas_limit": 5_000_000, "daily_budget_wei": 10**20}  # two of these fit into a quarter of a block
     bench.boot()
     keys = lessons(bench)
     bench.mining(False)
@@ -111,7 +111,7 @@ async def test_settle__more_than_a_transaction_may_hold__several(bench: Bench) -
         bench.settle(key)
     await bench.until(lambda: len(bench.txs()) == 2)
     assert [len(bench.sessions(row.hash)) for row in bench.txs()] == [2, 1]
-    assert all(row.gas <= 15_000_000 for row in bench.txs())
+    assert all(row.gas <= 7_500_000 for row in bench.txs())
     await bench.outcome(3)
     assert came(bench) == of(keys, "settled", "settled", "settled")
 

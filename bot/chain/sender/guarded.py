@@ -2,10 +2,12 @@
 
 Promises
  - Before anything is signed, the account's delegation and the guard's code are read at the hash of the newest block. A
-   call to a plain account would succeed and do nothing: where the code isn't the guard's for this key and this LangDAO,
-   nothing is signed.
- - A transaction stays below the limit of one (EIP-7825), and below half a block, so that it finds room in one.
- - Each item may burn what `endSession` may, and the last one still finds the gas that the guard asks for.
+   call to a plain account would succeed and do nothing: where the code isn't the guard's for this key and this
+   LangDAO, nothing is signed.
+ - A transaction stays below the limit of one (EIP-7825), and below a quarter of a block. Its limit is more than it
+   uses, and has to find room whole: what is larger leaves more of a block empty than it saves in gas.
+ - Each item may burn GAS_LIMIT, and the last one still finds the gas that the guard asks for. Where some burn the
+   guard's whole cap, those that the gas doesn't reach are decided anew.
 Doesn't promise that the account is still delegated when the transaction is mined: then it does nothing, and only
 SessionEnded counts.
 """
@@ -43,7 +45,7 @@ class Guarded:
 
     @property
     def most(self) -> int:
-        return guard_codec.most_within(min(TX_GAS, self._block_gas // 2), self._gas_limit)
+        return guard_codec.most_within(min(TX_GAS, self._block_gas // 4), self._gas_limit)
 
     def gas(self, count: int) -> int:
         return guard_codec.gas_limit(count, self._gas_limit)
