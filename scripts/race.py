@@ -41,6 +41,7 @@ BLOCK_S = 3
 GWEI = 10**9
 POOL_S = 2.5  # how long the keepers may take from the request to the pool
 CALM_S = 40.0
+FRUITLESS = 8  # rounds
 BLOCK_GAS = 100_000_000
 SETTINGS = {"POLL_INTERVAL_S": 0.1, "DAILY_GAS_BUDGET_ETH": 1000}
 
@@ -127,7 +128,8 @@ class Side:
 
     async def race(self, lesson: Lesson, tx: dict[str, Any], order: tuple[str, ...]) -> dict[str, str]:
         """Sends the others so that they come in this order. The hashes of all three."""
-        tip = int(tx.get("maxPriorityFeePerGas") or tx["gasPrice"], 16)
+        # Anvil goes by the fee cap, others by the tip: both are in this order, and above the base fee.
+        cap, tip = (int(tx[name], 16) for name in ("maxFeePerGas", "maxPriorityFeePerGas"))
         place = order.index(KEEPER)
         sent = {KEEPER: str(tx["hash"])}
         data = {
@@ -136,9 +138,10 @@ class Side:
         }
         for number, what in enumerate(order):
             if what != KEEPER:
-                bid = tip * 2 ** (place - number) if number < place else tip // 2 ** (number - place)
+                share = 1 + 0.1 * (place - number)
                 who = lesson.student if what == END else lesson.following
-                sent[what] = await self._send(who, data[what], START_GAS if what == START else END_GAS, bid)
+                gas = START_GAS if what == START else END_GAS
+                sent[what] = await self._send(who, data[what], gas, round(cap * share), round(tip * share))
         return sent
 
     async def took_place(self, sent: dict[str, str], order: tuple[str, ...]) -> int | None:
@@ -152,8 +155,8 @@ class Side:
         """Nothing runs and nothing is under way."""
         for lesson in lessons:
             data = END_SESSION + encode(["address"], [lesson.tutor.address]).hex()
-            for who in (lesson.student, lesson.following):
-                await self._send(who, data, END_GAS, GWEI)  # one of them is of no use
+            for who in (lesson.student, lesson.following):  # one of them is of no use
+                await self._send(who, data, END_GAS, 20 * GWEI, GWEI)
         deadline = time.monotonic() + CALM_S
         while time.monotonic() < deadline:
             if self.record.calm({lesson.session_id for lesson in lessons}):
@@ -176,10 +179,8 @@ class Side:
             rows = connection.execute("SELECT session_id FROM sessions WHERE end_block IS NULL AND rate IS NOT NULL")
             return set(ids) <= {row[0] for row in rows}
 
-    async def _send(self, who: Key, data: str, gas: int, tip: int) -> str:
-        nonce, price = await asyncio.gather(
-            self.node.call("eth_getTransactionCount", who.address, "pending"), self.node.call("eth_gasPrice")
-        )
+    async def _send(self, who: Key, data: str, gas: int, cap: int, tip: int) -> str:
+        nonce = await self.node.call("eth_getTransactionCount", who.address, "pending")
         signed = who.account.sign_transaction(
             {
                 "chainId": self.dao.chain_id,
@@ -187,7 +188,7 @@ class Side:
                 "data": data,
                 "nonce": int(nonce, 16),
                 "gas": gas,
-                "maxFeePerGas": 10 * int(price, 16) + tip,
+                "maxFeePerGas": cap,
                 "maxPriorityFeePerGas": tip,
             }
         )
@@ -204,11 +205,9 @@ class Race:
         self.done: list[tuple[str, ...]] = []
 
     async def run(self) -> None:
-        rounds = 0
+        fruitless = 0
         while self.queue:
-            rounds += 1
-            if rounds > 10 + 3 * len(self._sides[0].asked | {0}) and not self.done:
-                raise Failed("no order ever comes about: the machine is too slow for blocks of 3 s")
+            before = len(self.done)
             orders = [self.queue.popleft() for _ in range(min(TUTORS, len(self.queue)))]
             lessons = [await side.begin(len(orders)) for side in self._sides]
             came = await asyncio.gather(
@@ -221,6 +220,9 @@ class Race:
                     self.done.append(order)
             await asyncio.gather(*(side.clean_up(some) for side, some in zip(self._sides, lessons, strict=True)))
             say(f"{len(self.done)} orders")
+            fruitless = fruitless + 1 if len(self.done) == before else 0
+            if fruitless == FRUITLESS:
+                raise Failed(f"no order comes about in {FRUITLESS} rounds: too slow for blocks of {BLOCK_S} s")
 
     async def _one_block(self, side: Side, lessons: list[Lesson], orders: list[tuple[str, ...]]) -> list[int | None]:
         height = await self._node.height()

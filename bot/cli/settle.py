@@ -183,7 +183,7 @@ def _alone(settings: Settings, session_id: int) -> dict[str, Any]:
     if settings.key_source() is None:
         raise Misconfigured(
             "BACKEND_PRIVATE_KEY is not set, and no keeper runs on this database: nobody can sign. "
-            "Set it to the contract owner's key, or start `langdao-keeper run` with it"
+            "Set it to the guard's keeper's key or the contract owner's, or start `langdao-keeper run` with it"
         )
     if settings.dry_run:
         raise Misconfigured("DRY_RUN=1 forbids to sign, and no keeper runs on this database. Unset DRY_RUN to settle")

@@ -185,6 +185,33 @@ class Lessons(RuleBasedStateMachine):
             before[student] -= paid
         assert all(self.deposited(student) == left for student, left in before.items())
 
+    @rule(first=person, students=st.permutations(range(PEOPLE)))
+    def a_reorg_swaps_two_starts(self, first: int, students: list[int]) -> None:
+        """What was signed for the first order of two starts ends neither session of the second one."""
+        pairs = list(zip((first, 1 - first), students, strict=True))
+        self.pause(False)
+        for tutor in list(self.active):
+            self.end(tutor, "owner")
+        if any(self.deposited(student) < 600 * RATE for student in students):
+            return
+        before = self.rpc("evm_snapshot", [])["result"]
+        seen, kept = dict(self.active), dict(self.started)
+        for tutor, student in pairs:
+            self.start(student, tutor)
+        signed = [(tutor, self.active[tutor][0], student) for tutor, student in pairs]
+        assert self.rpc("evm_revert", [before])["result"]
+        self.active, self.started = seen, kept
+        for tutor, student in reversed(pairs):
+            self.start(student, tutor)
+        call = self.ground.guarded.call(
+            *((self.ground.tutors[t].address, session, self.ground.students[s].address) for t, session, s in signed)
+        )
+        ended = set(self.ended)
+        done, receipt = self.do(call, self.ground.guarded.keeper)
+        assert done
+        assert self.ground.guarded.said(receipt) == [("Skipped", session, 2) for _, session, _ in signed]
+        assert set(self.ended) == ended
+
     @rule(tutor=person)
     def stranger_settles(self, tutor: int) -> None:
         session, student = self.active.get(tutor, (1, 0))

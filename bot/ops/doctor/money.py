@@ -94,10 +94,11 @@ async def pending(patient: Patient) -> Check:
         )
     )
     if waiting > mined:
+        others = "They may be the backend's, which signs with the same key. " if address == patient.owner else ""
         return Check(
             "nonce",
             "warning",
             f"{mined} used, {waiting - mined} transactions wait in the pool",
-            "They may be the backend's, which signs with the same key; if they stay, see `langdao-keeper txs`",
+            f"{others}If they stay, see `langdao-keeper txs`",
         )
     return Check("nonce", "ok", f"{mined} used, none waits")
