@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -13,12 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import socketio
 
 from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
 from tests.integration.test_run import hook_line, post
 from tests.support.anvil import World, langdao
 from tests.support.record import inside, keeper
+from tests.support.servers import free_port
+from tests.support.servers import until as until_async
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of 24 bytes, or more").decode()
 
@@ -180,3 +185,61 @@ def test_run__setting_that_cannot_be__exits_2_and_names_it(
     assert done.code == 2
     [line] = [line for line in done.err.splitlines() if line.startswith("langdao-keeper: ")]
     assert words in line
+
+
+async def test_run__end_said_but_heartbeats_go_on__the_page_is_asked_and_its_answer_keeps_the_lesson(
+    world: World, tmp_path: Path
+) -> None:
+    """both are asked; an answer withdraws the hint"""
+    bind = f"127.0.0.1:{free_port()}"
+    given = settings(
+        world,
+        tmp_path,
+        BACKEND_PRIVATE_KEY=OWNER_KEY,
+        GATEWAY=1,
+        GATEWAY_TOKEN="token-of-both-of-them",
+        GATEWAY_BIND=bind,
+        PUBLIC_URL=f"http://{bind}",
+        DISCONNECT_GRACE_S=5,
+        NUDGE_WINDOW_S=5,
+        POLL_INTERVAL_S=0.2,
+    )
+    page, nudges = socketio.AsyncClient(), []
+
+    async def nudged(said: dict[str, Any]) -> dict[str, bool]:
+        nudges.append(said)
+        return {"ok": True}
+
+    page.on("keeper:nudge", nudged)
+    with running(tmp_path, "run", **given):
+        hook = (await asyncio.to_thread(hook_line, tmp_path, given)).replace(bind, given["HTTP_BIND"])
+        await until_async(lambda: '"socket.up"' in (tmp_path / "log").read_text(), 30)
+        await page.connect(f"http://{bind}", headers={"Accept-Language": "es"})
+        await page.call("user:connect", {"address": world.students[0]})
+        world.start(0, 0)
+        await asyncio.to_thread(until, lambda: inside(tmp_path, "sessions", "--json", **given).json())
+
+        async def beat() -> None:
+            while True:
+                await asyncio.to_thread(post, hook, {"type": "session-heartbeat", "sessionId": 1})
+                await asyncio.sleep(0.3)
+
+        beating = asyncio.create_task(beat())
+        await asyncio.to_thread(post, hook, {"type": "session-ended", "sessionId": 1, "endedBy": "tutor"})
+        await until_async(lambda: [one for one in nudges if one["kind"] == "ask"], 40)
+        question = next(one for one in nudges if one["kind"] == "ask")
+        assert "¿Sigue la clase?" in question["text"]
+        assert question["link"].startswith(f"http://{bind}/v/")
+        assert question["role"] == "student"
+        async with aiohttp.ClientSession() as http, http.post(question["link"]) as answer:
+            assert answer.status == 200
+        explained = await asyncio.to_thread(
+            until,
+            lambda: "says that the lesson goes on" in (said := inside(tmp_path, "explain", "1", **given).out) and said,
+        )
+        assert "the question whether the lesson goes on by gateway reached" in explained
+        [lesson] = inside(tmp_path, "sessions", "--json", **given).json()
+        beating.cancel()
+        await page.disconnect()
+    assert lesson["session_id"] == 1
+    assert world.is_active(0)

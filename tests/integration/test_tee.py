@@ -184,6 +184,22 @@ async def test_tee__never_answers__is_tried_again_and_the_others_go_on(tmp_path:
     line.writer.close()
 
 
+async def test_tee__backend_is_slow__several_at_once_and_none_lost(line: Line) -> None:
+    """a backend that is slow with one end doesn't hold up the others"""
+    for number in range(8):
+        line.known.rooms[f"req_{number}"] = KEY
+    line.backend.hold.clear()
+    async with serving(line.backend.app) as url:
+        tee = line.tee(url)
+        async with passing_on(tee):
+            for number in range(8):
+                await tee.take(line.said("session-ended", f"req_{number}"))
+            await until(lambda: len(line.backend.got) == 4)
+            line.backend.hold.set()
+            await until(lambda: tee.counters["passed"] == 8)
+    assert sorted(said["sessionId"] for said in line.backend.got) == [f"req_{number}" for number in range(8)]
+
+
 async def test_tee__refused_for_good__is_not_sent_again(line: Line) -> None:
     line.backend.answers = [(404, {})]
     async with serving(line.backend.app) as url:
