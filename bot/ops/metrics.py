@@ -26,6 +26,7 @@ from prometheus_client import (
 )
 
 from bot.domain.facts import Kind, Source
+from bot.nudges.channel import How
 from bot.ops.catalogue import ALERTS
 from bot.ops.readiness import NAMES
 from bot.store.news import News
@@ -49,8 +50,8 @@ METHODS = (
 )  # fmt: skip
 FEEDS = ("socket", "webhook", "redis")
 REFUSALS = ("refused", "unauthorised", "limited", "not_stored", "ignored")
-CHANNELS = ("gateway", "chat", "event", "webhook", "apprise")
-NUDGED = ("delivered", "failed", "dropped")
+CHANNELS = ("gateway", "chat", "event", "webhook", "apprise", "none")
+NUDGED = tuple(how.value for how in How)
 RULES = ("chain-id", "room", "addresses", "tutor")
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 900)
 RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -163,7 +164,7 @@ class Metrics:
         for name in news.alerts:
             self._alerts.labels(_known(name, ALERTS)).inc()
         for said in news.nudges:
-            channel = str(said.get("channel") or "gateway")
+            channel = str(said.get("channel") or "none")
             result = str(said.get("outcome"))
             if channel in CHANNELS and result in NUDGED:
                 self._nudges.labels(channel, result).inc()

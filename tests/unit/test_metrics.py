@@ -94,3 +94,20 @@ def test_metrics__total_kept_elsewhere__never_counts_twice() -> None:
     for total in (3, 3, 5):
         seen = scraped(metrics, Readings(heartbeats=total))
     assert seen["langdao_keeper_heartbeats_total"] == 5
+
+
+def test_count__nudges__by_channel_and_what_came_of_them() -> None:
+    metrics = fresh()
+    said = [
+        {"channel": "webhook", "outcome": "sent"},
+        {"channel": "gateway", "outcome": "delivered"},
+        {"channel": None, "outcome": "undelivered"},
+        {"channel": "pigeon", "outcome": "sent"},
+    ]
+    metrics.count(News(Cursor(), nudges=said))
+    counted = {name: value for name, value in scraped(metrics).items() if name.startswith("langdao_keeper_nudges_")}
+    assert {name for name, value in counted.items() if value == 1} == {
+        'langdao_keeper_nudges_total{channel="webhook",result="sent"}',
+        'langdao_keeper_nudges_total{channel="gateway",result="delivered"}',
+        'langdao_keeper_nudges_total{channel="none",result="undelivered"}',
+    }
