@@ -18,6 +18,7 @@ from bot.domain.facts import SessionKey
 from bot.errors import Misconfigured, TryAgain
 from bot.feeds import wire
 from bot.feeds.aftermath import Aftermath, Verifier
+from bot.feeds.canary import Canary
 from bot.feeds.limits import Window
 from bot.feeds.mapping import MappingFeed
 from bot.feeds.tee import Tee
@@ -61,6 +62,25 @@ def tee(
         clock_ms=clock_ms,
         window=window,
         max_age_ms=round(settings.backend_end_max_age_s * 1000),
+    )
+
+
+def canary(
+    settings: Settings, on_heard: Callable[[], None], alerts: Alerts, clock_ms: Callable[[], int]
+) -> Canary | None:
+    """None without SIGNALLING_URL."""
+    if settings.signalling_url is None:
+        return None
+
+    async def lost(text: str) -> None:
+        await alerts.raise_alert("alert.canary", text)
+
+    return Canary(
+        settings.signalling_url.get_secret_value().strip(),
+        silence_s=settings.feed_silence_s,
+        on_heard=on_heard,
+        on_lost=lost,
+        clock_ms=clock_ms,
     )
 
 

@@ -183,6 +183,9 @@ class FeedHooks:
     def posted(self) -> None:
         self._events.put_nowait(self._reconciler.posted())
 
+    def canary_heard(self) -> None:
+        self._events.put_nowait(self._reconciler.canary_heard())
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:

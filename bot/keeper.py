@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from bot.chain.sender import Sender
     from bot.chain.signer import Signer
     from bot.feeds.aftermath import Aftermath
+    from bot.feeds.canary import Canary
     from bot.feeds.mapping import MappingFeed
     from bot.feeds.socket import SocketFeed
     from bot.feeds.tee import Tee
@@ -157,6 +158,7 @@ class Keeper:
         self.plans: Plans | None = None
         self.tee: Tee | None = None
         self.aftermath: Aftermath | None = None
+        self.canary: Canary | None = None
 
     async def run(self) -> int:
         """Until told to stop."""
@@ -273,6 +275,7 @@ class Keeper:
             ("mapping", self.mapping),
             ("tee", self.tee),
             ("aftermath", self.aftermath),
+            ("canary", self.canary),
         ):
             if part is not None:
                 parts[name] = part.run()
@@ -393,6 +396,7 @@ class Keeper:
             redis_url = settings.redis_url.get_secret_value()
             self.mapping = self.lookup.mapping = MappingFeed(redis_url, self.reconciler.take, clock_ms=clock_ms)
             self.feed_hooks.when_socket_up.append(self.mapping.scan_soon)
+        self.canary = backend.canary(settings, self.feed_hooks.canary_heard, self.alerts, clock_ms)
         window = backend.limit(settings)
         self.tee = backend.tee(
             settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, window, clock_ms
@@ -418,6 +422,7 @@ class Keeper:
             counters=self.desk.hook_counters,
             on_post=self.feed_hooks.posted,
             tee=self.tee.take if self.tee is not None else None,
+            own=self.canary.takes if self.canary is not None else lambda _: False,
         )
         bind = self._settings.http_bind
         app = routes.direct(keeper_app(routes, self._answers(), self.desk.routes()))
@@ -453,6 +458,7 @@ class Keeper:
             "signing": sender.mode if sender else None,
             "in_flight": sender.in_flight if sender else 0,
             "balance_wei": str(sender.balance_wei) if sender and sender.balance_wei is not None else None,
+            "canary": {"up": self.canary.up, "since_ms": self.canary.since_ms} if self.canary else None,
         }
 
 

@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     gateway_token: SecretStr | None = Field(
         None, description="token shared by the keeper and the bundled backend; nudges and the record need it"
     )
+    signalling_url: SecretStr | None = Field(
+        None,
+        description="ws(s) address of the signalling server: the keeper opens a room of its own there and expects a "
+        "post about it, which tells a silent room from a silent feed",
+    )
     backend_events_url: SecretStr | None = Field(
         None,
         description="where the backend itself takes the signalling server's posts: the keeper passes them on, while "
@@ -342,6 +347,15 @@ class Settings(BaseSettings):
             pieces = urlsplit(value.get_secret_value().strip())
             if pieces.scheme not in ("http", "https") or not pieces.netloc:
                 raise ValueError("is not a URL (http://host... or https://host...)")
+        return value
+
+    @field_validator("signalling_url")
+    @classmethod
+    def _ws_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            pieces = urlsplit(value.get_secret_value().strip())
+            if pieces.scheme not in ("ws", "wss") or not pieces.netloc:
+                raise ValueError("is not a WebSocket's URL (ws://host... or wss://host...)")
         return value
 
     @field_validator("public_url", "explorer_url")

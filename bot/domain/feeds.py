@@ -59,6 +59,10 @@ class FeedBoard:
         return self._webhook.since_ms, None if up else self._last_post_ms + self._silence_ms
 
     @property
+    def webhook_silence_ms(self) -> int:
+        return self._silence_ms
+
+    @property
     def posted(self) -> bool:
         """Did an authenticated post arrive since the last outage?"""
         return self._last_post_ms is not None

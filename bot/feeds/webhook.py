@@ -68,12 +68,14 @@ def webhook_routes(
     on_post: Callable[[], None],
     counters: Counter[str] | None = None,
     tee: Callable[[Hint], Awaitable[None]] | None = None,
+    own: Callable[[Hint], bool] = lambda _: False,
     open_posts_per_minute: int = OPEN_POSTS_PER_MINUTE,
 ) -> Webhook:
     """`POST /hook/<secret>`, and `POST /api/webrtc-events` when `open_to_all`.
 
     `take_stored` returns when the hint is stored. `on_post` is called at each post with the secret, well-formed or
     not: the feed is alive. `tee` gets what came with the secret, once it is stored; it returns when it has that too.
+    `own` takes the posts about rooms of the keeper's own, which are nobody's lesson; only of those with the secret.
     `counters`, if given, gets received, refused, unauthorised, limited, not_stored.
     """
     router = Webhook(tags=["signals"])
@@ -87,6 +89,8 @@ def webhook_routes(
             counted["refused"] += 1
             log.warning("hook.refused", source=source, reason=refused.reason, detail=refused.detail)
             return problem(status_of(refused), refused.detail, reason=refused.reason)
+        if source is Source.WEBHOOK and own(hint):
+            return JSONResponse({"ok": True})
         try:
             await take_stored(hint)
             if tee is not None and source is Source.WEBHOOK:

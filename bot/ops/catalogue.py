@@ -35,6 +35,7 @@ ALERTS: dict[str, Alert] = {
     "alert.first-start": Alert(False, "sessions whose call was over before run on at their students' cost"),
     "alert.mass-end": Alert(True, "the sessions held run on at their students' cost, if they are over"),
     "alert.uncorroborated": Alert(False, "this session runs on at its student's cost, if it is over"),
+    "alert.canary": Alert(False, "a lesson whose end nobody reports is ended later"),
     "alert.contradiction": Alert(False, "this session runs on at its student's cost, if it is over"),
     "alert.head": Alert(True, "nothing new is seen, and no session is ended"),
     "alert.database": Alert(True, "nothing is stored, so nothing is signed"),

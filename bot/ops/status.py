@@ -67,7 +67,7 @@ def gather(database: Database, pid: int | None, now_ms: int, *, settled: int = 1
             "lag_blocks": state.get("lag_blocks"),
             "at_head": state.get("at_head"),
         },
-        "feeds": state.get("feeds") or {},
+        "feeds": (state.get("feeds") or {}) | ({"canary": state["canary"]} if state.get("canary") else {}),
         "breaker": state.get("breaker"),
         "skew_ms": state.get("skew_ms"),
         "balance_wei": str(state["balance_wei"]) if state.get("balance_wei") is not None else None,

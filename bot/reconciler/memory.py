@@ -22,9 +22,11 @@ from bot.domain.policy import Policy
 from bot.domain.rules import Feed, World
 from bot.domain.session import Session, beat, fold
 from bot.store import records
+from bot.store.first_start import FirstStart
 
 log = structlog.get_logger("reconciler")
 
+CANARY = SessionKey(0, "", "")  # a witness that is no session: a room of the keeper's own
 STALL_MS = 5_000  # a gap in our own pulse longer than this is an outage of every feed
 
 
@@ -44,14 +46,6 @@ class Live:
     decided: tuple[str, str, str | None] = ("", "", None)  # action, reason, hold
     settling: bool = False
     retry_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FirstStart:
-    """When this database's first keeper started, and the newest session on chain then: what was before is past."""
-
-    at_ms: int = 0
-    newest_id: int = 0
 
 
 @dataclass(slots=True)
@@ -77,7 +71,8 @@ class Witnesses:
 
     A feed that carries several rooms can be told from each of them: while others are heard, one's silence is its own.
     A session counts as a witness for another only if it was still heard when that one was heard last, so one that has
-    been silent for long, held or set aside, vouches for nobody. Cost: O(1), but for a word that comes out of order.
+    been silent for long, held or set aside, vouches for nobody. The canary is
+    a witness like any other. Cost: O(1), but for a word that comes out of order.
     """
 
     def __init__(self, silence_ms: int) -> None:
@@ -87,12 +82,15 @@ class Witnesses:
     def __len__(self) -> int:
         return len(self._heard)
 
-    def heard(self, key: SessionKey, at_ms: int) -> None:
-        at_ms = max(at_ms, self._heard.pop(key, 0))
+    def heard(self, key: SessionKey, at_ms: int) -> int:
+        """How long it hadn't been heard."""
+        before_ms = self._heard.pop(key, 0)
+        at_ms = max(at_ms, before_ms)
         newest = self._heard[next(reversed(self._heard))] if self._heard else 0
         self._heard[key] = at_ms
         if at_ms < newest:
             self._heard = dict(sorted(self._heard.items(), key=lambda item: item[1]))
+        return at_ms - before_ms
 
     def forget(self, key: SessionKey) -> None:
         self._heard.pop(key, None)

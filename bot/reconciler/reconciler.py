@@ -29,7 +29,7 @@ from bot.reconciler.changes import Changes
 from bot.reconciler.decisions import Decisions, Effects
 from bot.reconciler.intake import Intake
 from bot.reconciler.mass_end import MassEnd
-from bot.reconciler.memory import Conditions, Live, Memory
+from bot.reconciler.memory import CANARY, Conditions, Live, Memory
 from bot.reconciler.settlements import Settlements
 from bot.store import breaker, records
 from bot.store.db import Writer
@@ -118,6 +118,13 @@ class Reconciler:
         if self.feeds.post(now):
             log.info("feed.up", feed=WEBHOOK)
             async with self._turn:
+                await self._decisions.again(self.memory.waiting_for_feed(), now)
+
+    async def canary_heard(self) -> None:
+        """The post of a room of our own came: from now on other rooms' silence isn't that of the whole feed."""
+        async with self._turn:
+            now = self.memory.now()
+            if self.memory.witnesses.heard(CANARY, now) > self.memory.feeds.webhook_silence_ms:
                 await self._decisions.again(self.memory.waiting_for_feed(), now)
 
     async def pulse(self) -> None:

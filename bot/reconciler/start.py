@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ from bot.domain.facts import Fact, SessionKey
 from bot.domain.linking import Room
 from bot.reconciler.decisions import Decisions
 from bot.reconciler.intake import Intake
-from bot.reconciler.memory import FirstStart, Memory, verdict
-from bot.store import identity, records
+from bot.reconciler.memory import Memory, verdict
+from bot.store import first_start, records
 from bot.store.db import Writer
+from bot.store.first_start import FirstStart
 
-FIRST_START = "first_start"
 FIRST = "alert.first-start"
 PART = 1_000  # sessions read at a time: what is read of them is let go before the next
 
@@ -83,11 +82,10 @@ async def first(memory: Memory, writer: Writer, now: int) -> Digest | None:
     """Remembers this database's first start. At the first one: a digest for the operator, if sessions are open."""
 
     def change(tx: Any) -> tuple[FirstStart, Digest | None]:
-        known = identity.get(tx, FIRST_START)
-        if known is not None:
-            return FirstStart(*json.loads(known)), None
-        began = FirstStart(now, records.newest_session(tx))
-        identity.put(tx, FIRST_START, json.dumps([began.at_ms, began.newest_id]))
+        began = first_start.known(tx)
+        if began.at_ms:
+            return began, None
+        began = first_start.remember(tx, now)
         ids = records.live_ids(tx, 2**62, ended=False)
         if not ids:
             return began, None

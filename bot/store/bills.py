@@ -1,7 +1,8 @@
 """Sessions whose participants haven't been told yet what they cost.
 
 Promises: `take` gives each session once, and stores that it will be told before it returns; what was under way at a
-crash is given again by `open`. Only ends that are confirmed are given: a reorg may take back what was merely seen.
+crash is given again by `open`. Only ends that are confirmed are given: a reorg may take back what was merely seen. Ends
+of before the first start are past, and never given.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlmodel import col, select
 
 from bot.domain.facts import SessionKey
+from bot.store import first_start
 from bot.store.db import Writer
 from bot.store.tables import ActionRow, Settlement
 
@@ -57,6 +59,7 @@ def _take(tx: Any, since_s: int, at_ms: int) -> list[Bill]:
         for row in tx.exec(
             select(Settlement).where(
                 col(Settlement.ended_at) >= since_s,
+                col(Settlement.block_number) > first_start.known(tx).block,
                 col(Settlement.finality) != "seen",
                 col(Settlement.student).is_not(None),
                 col(Settlement.rate).is_not(None),  # its details were read

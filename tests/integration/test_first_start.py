@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
+from bench.chain import emitter
 from bot.domain.facts import Hint, Kind, SessionKey, Source
 from bot.reconciler.start import FIRST
-from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow
+from bot.store.db import Database
+from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Settlement
+from tests.integration.test_cli_daemon import OWNER_KEY, running, until
 from tests.integration.test_reconciler import KEY, OTHER, Keeper
+from tests.support.anvil import Anvil, anvil, calldata
+from tests.support.servers import free_port
 from tests.support.sessions import OTHER_STUDENT, STUDENT, TUTOR
 
 AGE_S = 10_800  # of the sessions that are open at the first start
@@ -117,3 +127,77 @@ async def test_one_command_alone__is_no_first_start(keeper: Keeper) -> None:
     assert keeper.rows(DecisionRow) == [], "other sessions are none of its business"
     await keeper.reconciler.settle(2, {"by": "operator"})
     assert [key for _, key in keeper.effects.settles] == [OTHER]
+
+
+# A whole daemon on a chain with a past -------------------------------------------------------------------------------
+
+
+def past(node: Anvil, lessons: int) -> tuple[str, int]:
+    """Contract and first block of a chain on which so many lessons have been, the last 64 of them open."""
+    owner = node.rpc("eth_accounts")[0]
+    node.rpc("evm_setAutomine", False)
+    deployed = node.rpc("eth_sendTransaction", {"from": owner, "data": emitter(), "gas": hex(5_000_000)})
+    node.mine()
+    receipt = node.rpc("eth_getTransactionReceipt", deployed)
+    call = {"from": owner, "to": receipt["contractAddress"], "gas": hex(900_000)}
+    call["data"] = calldata("emit_logs(uint256,uint256)", 64, 2)
+    calls = range(1, -(-lessons // 64) + 2)
+    for begin in range(0, len(calls), 20):
+        part = calls[begin : begin + 20]
+        node.batch([("eth_sendTransaction", [call | {"nonce": hex(nonce)}]) for nonce in part])
+        node.mine()
+    node.mine(2)
+    node.rpc("evm_setAutomine", True)
+    return str(receipt["contractAddress"]), int(receipt["blockNumber"], 16)
+
+
+def test_run__first_start_on_a_chain_with_10000_past_sessions__no_message_leaves(tmp_path: Path) -> None:
+    """A test starts on a chain with 10,000 past sessions: no message leaves."""
+    heard: dict[str, list[dict[str, Any]]] = {"/nudge": [], "/operator": []}
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            heard[self.path.partition("?")[0].rstrip("/")].append(said)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    log, bind = tmp_path / "log", f"127.0.0.1:{free_port()}"
+    with anvil("--gas-limit", "60000000") as node:
+        contract, deployed = past(node, 10_000)
+        given = {
+            "RPC_URL": node.url,
+            "CONTRACT_ADDRESS": contract,
+            "START_BLOCK": deployed,
+            "DATABASE_URL": f"sqlite:///{tmp_path}/keeper.db",
+            "HTTP_BIND": f"127.0.0.1:{free_port()}",
+            "CONFIRMATIONS": 1,
+            "GATEWAY": 1,
+            "GATEWAY_BIND": bind,
+            "GATEWAY_TOKEN": "a-token-to-share",
+            "NUDGE_WEBHOOK_URL": f"http://127.0.0.1:{server.server_port}/nudge",
+            "NUDGE_WEBHOOK_SECRET": "s" * 32,
+            "ORPHAN_AFTER_S": 1,
+            "APPRISE_URLS": f"json://127.0.0.1:{server.server_port}/operator",
+            "BACKEND_PRIVATE_KEY": OWNER_KEY,
+        }
+        with running(tmp_path, "run", **given) as daemon:
+            until(lambda: "http.listening" in log.read_text() and heard["/operator"], 90)
+            time.sleep(8)  # nudges and bills are looked for every two seconds
+            assert daemon.poll() is None
+    server.shutdown()
+    database = Database(f"sqlite:///{tmp_path}/keeper.db")
+    with database.read() as session:
+        assert len(session.exec(select(Settlement.session_id)).all()) >= 10_000
+        assert session.exec(select(ActionRow.id)).all() == []
+        assert session.exec(select(AlertRow.name)).all() == [FIRST]
+    database.dispose()
+    assert heard["/nudge"] == []
+    [digest] = heard["/operator"]
+    assert "64 sessions are open on chain" in digest["message"]
+    assert '"tx.stored"' not in log.read_text()

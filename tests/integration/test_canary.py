@@ -1,0 +1,138 @@
+"""The canary against a real signalling server and a real webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+from fastapi import FastAPI
+
+from bot.domain.facts import Hint
+from bot.feeds.canary import Canary
+from bot.feeds.webhook import webhook_routes
+from tests.support.servers import free_port, serving, until
+from tests.support.signalling import SignallingServer
+
+SECRET = "secret-of-the-signalling-server"
+SILENCE_S = 0.9
+
+
+class Keeper:
+    """A webhook with a canary, and what of both reaches the rest."""
+
+    def __init__(self) -> None:
+        self.heard = self.posts = 0
+        self.stored: list[Hint] = []
+        self.passed_on: list[Hint] = []
+        self.lost: list[str] = []
+        self.canary: Canary | None = None
+
+    async def _store(self, hint: Hint) -> None:
+        self.stored.append(hint)
+
+    async def _tee(self, hint: Hint) -> None:
+        self.passed_on.append(hint)
+
+    async def _lost(self, text: str) -> None:
+        self.lost.append(text)
+
+    def _heard(self) -> None:
+        self.heard += 1
+
+    def _posted(self) -> None:
+        self.posts += 1
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[tuple[SignallingServer, Canary]]:
+        routes = webhook_routes(
+            self._store,
+            secret=SECRET,
+            open_to_all=True,
+            clock_ms=lambda: time.time_ns() // 1_000_000,
+            on_post=self._posted,
+            tee=self._tee,
+            own=lambda hint: self.canary is not None and self.canary.takes(hint),
+        )
+        app = FastAPI()
+        app.include_router(routes)
+        async with serving(routes.direct(app)) as url:
+            server = SignallingServer(f"{url}/hook/{SECRET}")
+            async with server.serving() as address:
+                canary = self.canary = Canary(
+                    address,
+                    silence_s=SILENCE_S,
+                    on_heard=self._heard,
+                    on_lost=self._lost,
+                    clock_ms=lambda: time.time_ns() // 1_000_000,
+                )
+                task = asyncio.create_task(canary.run())
+                try:
+                    yield server, canary
+                finally:
+                    task.cancel()
+                    await asyncio.wait([task])
+
+
+async def test_canary__signalling_server_posts_to_us__is_up_and_leaves_no_trace() -> None:
+    """opens a room there every few seconds and expects its own `user-connected` post at the webhook; nothing of that
+    room is taken for a lesson, stored, or passed on"""
+    keeper = Keeper()
+    async with keeper.running() as (server, canary):
+        await until(lambda: keeper.heard >= 3)
+        assert canary.up
+        assert set(server.rooms) == {canary.room}
+        await until(lambda: keeper.posts > keeper.heard)  # that it left came too
+    assert (keeper.stored, keeper.passed_on, keeper.lost) == ([], [], [])
+
+
+async def test_canary__a_lessons_posts__go_their_way() -> None:
+    keeper = Keeper()
+    async with keeper.running() as (server, _), aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"ws://127.0.0.1:{server.port}/?room=req_1&role=student"):
+            await until(lambda: keeper.stored)
+    assert {hint.room for hint in keeper.stored} == {"req_1"}
+    assert keeper.passed_on == keeper.stored[: len(keeper.passed_on)]
+
+
+async def test_canary__server_stops_posting__is_down_and_tells_once_each_time() -> None:
+    """`on_lost` is called once for each time that no post came for `silence_s`"""
+    keeper = Keeper()
+    async with keeper.running() as (server, canary):
+        await until(lambda: canary.up)
+        server.posting = False
+        await until(lambda: keeper.lost)
+        assert not canary.up
+        await asyncio.sleep(2 * SILENCE_S)
+        assert len(keeper.lost) == 1
+        assert "langdao-keeper webhook" in keeper.lost[0]
+        server.posting = True
+        await until(lambda: canary.up)
+        server.posting = False
+        await until(lambda: len(keeper.lost) == 2)
+
+
+async def test_canary__server_is_down_and_comes_back__is_tried_for_ever() -> None:
+    """A server that can't be reached is tried again for ever."""
+    keeper = Keeper()
+    async with keeper.running() as (server, canary):
+        address, canary._url = canary._url, f"ws://127.0.0.1:{free_port()}/"
+        await until(lambda: keeper.lost)
+        canary._url = address
+        await until(lambda: canary.up)
+        assert server.rooms
+
+
+async def test_canary__somebody_posts_without_the_secret_in_its_name__isnt_heard() -> None:
+    keeper = Keeper()
+    async with keeper.running() as (server, canary), aiohttp.ClientSession() as http:
+        await until(lambda: canary.up)
+        server.posting = False
+        forged = {"type": "user-connected", "sessionId": canary.room}
+        url = server.backend_url.partition("/hook/")[0] + "/api/webrtc-events"
+        heard = keeper.heard
+        for _ in range(5):
+            assert (await http.post(url, json=forged)).status == 200
+        assert keeper.heard == heard
