@@ -140,8 +140,9 @@ class Crowd:
         ]
         await self.all(calls)
 
-    async def send(self, who: str, to: str, data: str, gas: int = 300_000) -> None:
-        await self.node.call("eth_sendTransaction", {"from": who, "to": to, "data": data, "gas": hex(gas)})
+    async def send(self, who: str, to: str, data: str, gas: int = 300_000) -> str:
+        """The transaction's hash."""
+        return str(await self.node.call("eth_sendTransaction", {"from": who, "to": to, "data": data, "gas": hex(gas)}))
 
     async def all(self, calls: list[tuple[str, str, int]]) -> None:
         """In full blocks; fails if one of them did."""
@@ -149,11 +150,14 @@ class Crowd:
         await self.node.call("anvil_mine", "0x1")  # what was sent before and is under way
         for start in range(0, len(calls), 40):
             some = calls[start : start + 40]
-            for who, data, gas in some:
-                await self.send(who, self.dao.address, data, gas)
-            await self.node.call("anvil_mine", "0x1")
-            receipts = await self.node.call("eth_getBlockReceipts", "latest")
-            if [int(receipt["status"], 16) for receipt in receipts] != [1] * len(some):
+            hashes = [await self.send(who, self.dao.address, data, gas) for who, data, gas in some]
+            receipts: list[Any] = [None]
+            for _ in range(5):  # what was sent a moment ago isn't always in the next block
+                await self.node.call("anvil_mine", "0x1")
+                receipts = [await self.node.call("eth_getTransactionReceipt", one) for one in hashes]
+                if None not in receipts:
+                    break
+            if any(receipt is None or receipt["status"] != "0x1" for receipt in receipts):
                 raise Failed("the crowd can't be registered, or its lessons can't be started")
         await self.node.call("evm_setAutomine", True)
 

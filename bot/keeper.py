@@ -14,6 +14,7 @@ and the next start resumes by reading. SIGTERM or SIGINT: no new work, everythin
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -196,6 +197,7 @@ class Keeper:
             raise
         if not prepared:
             return until.close()
+        gc.freeze()  # what the start made stays: walking it each time would hold the loop up for tens of milliseconds
         goal = asyncio.create_task(until, name="until")
         parts = [asyncio.create_task(part, name=name) for name, part in self._parts().items()]
         try:

@@ -6,6 +6,7 @@ error. An answer says that a request was taken, not that what it asked for has h
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ log = structlog.get_logger("inbox")
 
 PAUSED = "paused"
 SETTLE_AT_ONCE = 250  # orders in one transaction
+AFTER_S = 0.05  # the answer isn't written in the way of what was ordered
 
 Answer = dict[str, Any]
 
@@ -52,7 +54,9 @@ class Inbox:
                 together = list(some)
                 for start in range(0, len(together), SETTLE_AT_ONCE):
                     part = together[start : start + SETTLE_AT_ONCE]
-                    await self._reply(list(zip(part, await self._settle(part), strict=True)))
+                    said = await self._settle(part)
+                    await asyncio.sleep(AFTER_S)
+                    await self._reply(list(zip(part, said, strict=True)))
             else:
                 for row in some:
                     await self._reply([(row, await self._answer(row))])

@@ -221,6 +221,22 @@ async def test_send__one_endpoint_never_answers__the_other_isnt_waited_for(bench
         assert "sent" not in bench.steps(bench.txs()[0].hash)  # the other still hasn't answered
 
 
+async def test_send__node_takes_it_and_never_answers__found_by_its_hash_and_not_signed_again(bench: Bench) -> None:
+    """RPC accepting but answering with a time-out: "perhaps accepted", looked up by hash and nonce."""
+    key = bench.lesson()
+
+    async def hang(method: str, params: list[Any]) -> None:
+        if method == "eth_sendRawTransaction":
+            await asyncio.Event().wait()
+
+    async with proxied(bench) as proxy:
+        proxy.after = hang
+        bench.settle(key)
+        assert await bench.outcome() == "settled"
+    assert [row.kind for row in bench.txs()] == ["settle"]
+    assert bench.ended() == [key.session_id]
+
+
 async def test_settle__only_another_endpoint_knows_a_foreign_transaction__signed_above_it(bench: Bench) -> None:
     """The next nonce is above what any endpoint knows to be pending and above every live row of ours."""
     key = bench.lesson()

@@ -109,8 +109,6 @@ class Outbox:
         await self._writer(lambda session: txs.add(session, signed), durable=True)
         self.live += signed
         self.live.sort(key=lambda tx: (tx.nonce, tx.max_fee))
-        saying = asyncio.create_task(self.say(signed))  # W2 until the first byte leaves; at a nonce used before, W6
-        await asyncio.sleep(0)
         for tx in signed:
             log.info(
                 "tx.stored",
@@ -120,7 +118,7 @@ class Outbox:
                 kind=tx.kind,
                 max_fee_wei=tx.max_fee,
             )
-        await saying
+        await self.say(signed)  # W2 until the first byte leaves; at a nonce that had one before, W6
 
     async def _sign(self, draft: Draft, standing: Standing) -> Tx:
         legacy = standing.market.legacy
