@@ -106,3 +106,38 @@ def test_doctor__owner_delegates_to_something_else__warns(shared: World, tmp_pat
     assert found["guard"]["result"] == "warning"
     assert shared.token in found["guard"]["value"]
     assert "direct mode" in found["key"]["value"]
+
+
+def test_run__killed_and_started_with_the_other_key__what_was_under_way_is_seen_through(
+    world: World, tmp_path: Path
+) -> None:
+    """Switching with transactions in flight is safe."""
+    delegated = world.node.rpc("eth_getCode", world.owner, "latest")
+    world.node.rpc("anvil_setCode", world.owner, "0x")
+    base = settings(world, tmp_path, **POLICY)
+    for number in range(2):
+        world.start(number, number)
+    with running(tmp_path, "run", **base, BACKEND_PRIVATE_KEY=OWNER_KEY) as direct:
+        until(lambda: len(inside(tmp_path, "sessions", "--json", **base).json()) == 2)
+        world.node.rpc("evm_setIntervalMining", 0)
+        world.stop_mining()
+        inside(tmp_path, "settle", "1", "--yes", **base)
+        until(lambda: [tx for tx in inside(tmp_path, "txs", "--json", **base).json() if tx["state"] == "sent"])
+        direct.kill()
+        direct.wait()
+    world.node.rpc("anvil_setCode", world.owner, delegated)
+    with running(tmp_path, "run", **base, BACKEND_PRIVATE_KEY=KEEPER_KEY):
+        until(lambda: inside(tmp_path, "status", "--json", **base).json()["daemon"]["signing"] == "guarded")
+        inside(tmp_path, "settle", "2", "--yes", **base)
+        until(lambda: len(inside(tmp_path, "txs", "--json", **base).json()) == 2)
+        world.node.rpc("evm_setAutomine", True)
+        world.node.rpc("evm_setIntervalMining", 1)
+        rows = until(
+            lambda: (
+                len(f := [r for r in inside(tmp_path, "settlements", "--json", **base).json() if r["ended_by"]]) == 2
+                and f
+            )
+        )
+    assert {(row["session_id"], row["ended_by"]) for row in rows} == {(1, "keeper"), (2, "keeper")}
+    sent = {tx["sessions"][0]: tx["sender"] for tx in inside(tmp_path, "txs", "--json", **base).json()}
+    assert sent == {1: world.owner, 2: KEEPER}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from importlib.resources import files
@@ -14,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.chain import guard_codec
+from bot.chain.guard import Delegation
 from bot.chain.guard_codec import Failed, Settled, Skipped, decode
+from bot.chain.rpc import Rpc
+from bot.chain.sender.guarded import Guarded
 from bot.chain.sender.proof import NOT_GUARDED, what_came
-from bot.chain.sender.terms import UNPROVEN
+from bot.chain.sender.terms import UNPROVEN, At
 from bot.domain.address import checksum
 from bot.domain.facts import SessionKey
 from bot.store.txs import Item
@@ -123,3 +127,16 @@ def test_what_came__the_events_are_somebody_elses__count_for_nothing() -> None:
 def test_what_came__nothing_ran__refused() -> None:
     assert outcomes(receipt(), 1, 2) == [("refused", NOT_GUARDED)] * 2
     assert outcomes(receipt((ACCOUNT, guard_codec.SETTLED, 1, "0x"), status="0x0"), 1) == [("refused", NOT_GUARDED)]
+
+
+# How many go into one ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_gas", [2_000_000, 30_000_000, 36_000_000, 60_000_000, 200_000_000])
+def test_guarded__blocks_of_any_size__a_transaction_stays_below_a_quarter_and_eip_7825(block_gas: int) -> None:
+    """A transaction stays below the limit of one (EIP-7825), and below a quarter of a block."""
+    guarded = Guarded(Rpc(["http://127.0.0.1:1"]), LANGDAO, Delegation(ACCOUNT), ACCOUNT, 300_000)
+    asyncio.run(guarded.why_not(At(1, "0x"), ["0x", "0x", {"gasLimit": hex(block_gas)}]))
+    limit = min(16_777_216, block_gas // 4)
+    assert guarded.most == 1 or guarded.gas(guarded.most) <= limit
+    assert guarded.gas(guarded.most + 1) > limit
