@@ -274,6 +274,18 @@ async def test_delegation__isnt_the_guards_before_signing__nothing_is_signed(ben
     assert await bench.outcome() == "settled"  # what was asked for wasn't forgotten
 
 
+async def test_delegation__revoked_while_nothing_is_due__told_at_the_next_head(bench: Bench) -> None:
+    owners = bench.code(bench.world.owner)
+    await bench.until(lambda: bench.sender.balance_wei is not None)
+    delegate(bench.world, None)
+    await bench.until(lambda: bench.hooks.alerts == ["alert.delegation"])
+    delegate(bench.world, "0x" + owners[3:].hex())
+    bench.look()
+    await asyncio.sleep(0.3)
+    delegate(bench.world, None)
+    await bench.until(lambda: bench.hooks.alerts == ["alert.delegation"] * 2)  # its cause was gone meanwhile
+
+
 async def test_delegation__to_another_guard_of_the_same_code__goes_on(bench: Bench) -> None:
     key = bench.lesson()
     delegate(bench.world, deploy_guard(bench.world))

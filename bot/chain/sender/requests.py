@@ -61,11 +61,11 @@ class Requests:
             self._looks.ahead(wanted, self._pay_wait(wanted), at)
 
     async def work_off(self, standing: Standing) -> None:
-        """Signs for as many as the limit allows; what has to wait stays in `open`."""
+        """Signs for as many as the limit allows; what has to wait stays in `open`: all, where nothing can be ended."""
         tried: set[SessionKey] = set()
         while True:
             keys = (await self._asked(tried))[: self.room * self._carrier.most]
-            if not keys or not await self._can_end(standing.why_not):
+            if not keys or standing.why_not is not None:
                 return
             tried.update(keys)
             await self._try(keys, standing)
@@ -139,15 +139,6 @@ class Requests:
                 draft = Draft((*before, item), txs.SETTLE, nonce + len(drafts) - joins, bid)
                 drafts[len(drafts) - joins :] = [draft]
         return drafts
-
-    async def _can_end(self, why_not: str | None) -> bool:
-        """Whether anything can be ended now; if not, everything stays open and is looked at again at the next head."""
-        if why_not is None:
-            self._outbox.gone("delegation")
-            return True
-        log.warning("settle.later", reason=why_not)
-        await self._outbox.alert_once("delegation", "alert.delegation", why_not, None)
-        return False
 
     async def _why_not(self, key: SessionKey, action: int, seen: Seen, payer: str | None) -> Outcome | None:
         """What the chain says against it; None when it says nothing."""

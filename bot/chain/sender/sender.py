@@ -128,11 +128,20 @@ class Sender:
             await self._former.watch(standing, self._requests.open)
         if fresh:
             await self._funds.count()
+            await self._say_if_nothing_can_be_ended(standing.why_not)
         self._recovered = True
         self._seen = at
         await self._requests.work_off(standing)
         if fresh:
             await self._now_and_then(standing)
+
+    async def _say_if_nothing_can_be_ended(self, why_not: str | None) -> None:
+        """At once, and not only when a session is due."""
+        if why_not is None:
+            self._outbox.gone("delegation")
+            return
+        log.warning("sender.cant-end", reason=why_not)
+        await self._outbox.alert_once("delegation", "alert.delegation", why_not, None)
 
     async def _now_and_then(self, standing: Standing) -> None:
         now = self._clock()
