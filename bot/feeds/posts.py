@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -79,6 +79,16 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+class Quota(NamedTuple):
+    """What an address may ask. `remaining` at once, all of it again in `reset_s`; `wait_s` is 0 for a request that
+    may pass, else the whole seconds until one may."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+    wait_s: int
+
+
 class Limiter:
     """A token bucket per address: `per_minute` at once, then as many evenly over each minute.
 
@@ -91,16 +101,22 @@ class Limiter:
         self._clock_s = clock_s
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address: (tokens, when)
 
-    def wait_s(self, address: str) -> int:
-        """0 when the request may pass, else the whole seconds until one may."""
+    def take(self, address: str) -> Quota:
+        """Counts one request, if it may pass."""
         now = self._clock_s()
         tokens, then = self._buckets.pop(address, (float(self._size), now))
         tokens = min(self._size, tokens + (now - then) * self._rate)
         passes = tokens >= 1
-        self._buckets[address] = (tokens - 1 if passes else tokens, now)
+        tokens -= passes
+        self._buckets[address] = (tokens, now)
         if len(self._buckets) > _MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        return 0 if passes else max(1, math.ceil((1 - tokens) / self._rate))
+        wait_s = 0 if passes else max(1, math.ceil((1 - tokens) / self._rate))
+        return Quota(self._size, int(tokens), math.ceil((self._size - tokens) / self._rate), wait_s)
+
+    def wait_s(self, address: str) -> int:
+        """Counts one request: 0 when it may pass, else the whole seconds until one may."""
+        return self.take(address).wait_s
 
 
 def address_of(request: Request) -> str:

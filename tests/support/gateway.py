@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import socketio
 from bot.domain.address import checksum
 from bot.domain.statement import Said, Statement
 from bot.web.gateway import GatewayConfig
+from bot.web.gateway.openapi import OPERATIONS
 from tests.support.anvil import World
 from tests.support.servers import until
 
@@ -77,8 +79,17 @@ async def page(url: str, address: str, *, acknowledges: bool = True) -> AsyncIte
 
 
 async def post(http: aiohttp.ClientSession, url: str, path: str, body: Any) -> tuple[int, Any]:
+    """Status and JSON of the answer, which is a documented one: so each test here is one of the document too."""
     async with http.post(url + path, json=body) as answer:
+        assert_documented("post", path, answer.status)
         return answer.status, await answer.json(content_type=None)
+
+
+def assert_documented(method: str, path: str, status: int) -> None:
+    for (known, template), operation in OPERATIONS.items():
+        pattern = re.sub(r"{\w+}", "[^/]+", template)
+        if known == method and re.fullmatch(pattern, path):
+            assert str(status) in operation["responses"], f"{method} {template} answered {status}"
 
 
 async def record(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The gateway's HTTP side: the signalling server's posts, a page's report of its end, the record.
 
 Promises: bodies are bounded, refusals are counted, logged as `gateway.refused`, answered as problem details and
-change nothing; requests without a secret are limited per address. A wrong secret in a path looks like any unknown
-path; nothing here logs a path or a header.
+change nothing; requests without a secret are limited per address (`limits.py`). A wrong secret in a path looks like
+any unknown path; nothing here logs a path or a header.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from bot.domain.facts import Source
 from bot.errors import TryAgain, Untrue
 from bot.feeds import wire
-from bot.feeds.posts import Limiter, address_of, json_body, problem, same_secret
+from bot.feeds.posts import json_body, problem, same_secret
 from bot.web.gateway.checks import Checks, Taken
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.lessons import Lessons
+from bot.web.gateway.limits import HEADERS, Limits
+from bot.web.gateway.openapi import document
 from bot.web.gateway.plans import Plans
 from bot.web.gateway.reports import Reports, report_of
 from bot.web.gateway.signed import SignedWords, id_of
@@ -33,6 +35,7 @@ from bot.web.gateway.sockets import Sockets
 log = structlog.get_logger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+TITLE = "LangDAO gateway"
 CHAIN_AGAIN_S = 2  # when somebody may ask again who met a node that is away
 STATUS_OF = {
     "oversized": 413,
@@ -61,8 +64,7 @@ def http_app(
     lifespan: Lifespan,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    app = FastAPI(title="LangDAO gateway", docs_url=None, redoc_url=None, lifespan=lifespan)
-    limiter = Limiter(config.http_requests_per_minute)
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     signed = SignedWords(hub, lessons)
 
     def knows_secret(request: Request) -> bool:
@@ -92,18 +94,22 @@ def http_app(
         log.warning("gateway.refused", said="post", reason=refused.reason, detail=refused.detail)
         return problem(STATUS_OF.get(refused.reason, 400), refused.detail, reason=refused.reason)
 
-    @app.middleware("http")
-    async def limit(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if not request.url.path.startswith(FREE) and not knows_secret(request):
-            wait_s = limiter.wait_s(address_of(request))
-            if wait_s:
-                hub.counters["limited"] += 1
-                detail = "too many requests from this address"
-                return problem(429, detail, reason="limited", retry_after_s=wait_s)
-        return await call_next(request)
+    def limited() -> None:
+        hub.counters["limited"] += 1
 
+    def exempt(request: Request) -> bool:
+        return request.url.path.startswith(FREE) or knows_secret(request)
+
+    app.add_middleware(Limits, per_minute=config.http_requests_per_minute, exempt=exempt, limited=limited)
     # Pages of any origin report their ends here; there are no cookies to protect.
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=HEADERS
+    )
+
+    @app.exception_handler(Exception)
+    async def as_failure(_request: Request, _error: Exception) -> Response:
+        hub.counters["failed"] += 1
+        return problem(500, "the gateway failed at this; its log has more")
 
     @app.exception_handler(StarletteHTTPException)
     async def as_problem(_request: Request, error: StarletteHTTPException) -> Response:
@@ -163,4 +169,6 @@ def http_app(
 
     for router in routers:
         app.include_router(router)
+    openapi = document([*app.routes, *(route for router in routers for route in router.routes)], TITLE)
+    app.openapi = lambda: openapi  # type: ignore[method-assign]
     return app
