@@ -24,6 +24,7 @@ OWNER = "0x8da5cb5b"
 STUDENT_BALANCES = "0x01bf7ff6"
 PYUSD_TOKEN = "0x6613be4e"
 DECIMALS = "0x313ce567"
+BALANCE_OF = "0x70a08231"
 
 SESSION_STARTED = "0xa1b15600c9aef5c5d3c0c18700942ad4caf125753a856588b1aa2a0a969b0063"
 SESSION_ENDED = "0x1f566c0c31d295290bb19b5162e239dbdeeb51107556dd0c39b1a86a303ed393"
@@ -258,6 +259,10 @@ def get_session(session_id: int) -> str:
 
 def student_balances(student: Address, token: Address) -> str:
     return STUDENT_BALANCES + _pad_address(student) + _pad_address(token)
+
+
+def balance_of(holder: Address) -> str:
+    return BALANCE_OF + _pad_address(holder)
 
 
 def tutor_of_end(calldata: str) -> Address | None:

@@ -29,7 +29,7 @@ from bot.store.chain_details import Sender, Unread
 from bot.store.chain_step import zone
 from bot.store.db import Writer
 
-BATCH = 500  # in one request; as an `eth_call`, that is 13 million gas
+BATCH = 500  # in one request
 AT_A_TIME = 4  # requests: while the rows of one are written, the others are under way
 REFUSED_AGAIN_S = 60.0  # what the node can't answer is asked again after so long
 LONGEST_BACKOFF_S = 30.0

@@ -27,6 +27,7 @@ COMMANDS = {
     "init": "bot.cli.init",
     "run": "bot.cli.run",
     "index": "bot.cli.index",
+    "audit": "bot.cli.audit",
     "status": "bot.cli.status",
     "doctor": "bot.cli.doctor",
     "stranded": "bot.cli.stranded",

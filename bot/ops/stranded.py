@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bot.chain import codec
 from bot.chain.codec import OnChainSession
 from bot.chain.errors import RpcError, Unreachable, WrongAnswer
-from bot.chain.langdao import LangDAO, pinned
+from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
 from bot.chain.start import chain_name
 from bot.domain import bill
@@ -109,7 +108,7 @@ async def read(
         active += _running(await dao.sessions(ids, block))
         if progress is not None:
             progress(ids[-1], counter)
-    balances = await _balances(rpc, dao, {(one.student, one.token) for one in active}, block)
+    balances = await dao.balances(sorted({(one.student, one.token) for one in active}), block)
     return Found(chain_id, contract, block, at_s, counter, tuple(active), balances)
 
 
@@ -128,16 +127,3 @@ def _running(answers: Sequence[OnChainSession | RpcError | None]) -> list[OnChai
         if answer is not None and answer.active:
             found.append(answer)
     return found
-
-
-async def _balances(rpc: Rpc, dao: LangDAO, purses: set[tuple[str, str]], block: int) -> dict[tuple[str, str], int]:
-    asked = sorted(purses)
-    calls = [
-        ("eth_call", ({"to": dao.address, "data": codec.student_balances(*purse)}, pinned(block))) for purse in asked
-    ]
-    balances = {}
-    for purse, answer in zip(asked, await rpc.batch(calls), strict=True):
-        if isinstance(answer, RpcError):
-            raise answer
-        balances[purse] = codec.uint(answer)
-    return balances

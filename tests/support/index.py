@@ -12,6 +12,7 @@ from sqlalchemy import text
 from bot.chain.follower import Change, Follower
 from bot.chain.rpc import Rpc
 from bot.chain.start import identify
+from bot.domain.identity import Identity
 from bot.store.db import Database, Writer
 from bot.store.schema import upgrade
 from tests.support.anvil import World
@@ -30,6 +31,7 @@ class Index:
         self.alerts: list[tuple[str, str]] = []
         self.violations: list[bool] = []
         self.follower: Follower
+        self.identity: Identity
 
     async def take(self, change: Change) -> None:
         self.changes.append(change)
@@ -68,7 +70,7 @@ async def index(
     database = Database(f"sqlite:///{url}" if isinstance(url, Path) else url)
     upgrade(database)
     one = Index(Rpc([rpc_url or world.node.url] if isinstance(rpc_url, str) else rpc_url), database)
-    identity = await identify(one.rpc, world.contract, world.deploy_block)
+    identity = one.identity = await identify(one.rpc, world.contract, world.deploy_block)
     told = {"on_change": one.take, "on_alert": one.alert, "on_violation": one.violation}
     options = {"poll_interval_s": 0.05, "confirmations": 2} | told | options
     one.follower = Follower(one.rpc, one.writer, identity, **options)

@@ -61,6 +61,7 @@ def test_constant__listed_in_the_protocol__is_the_literal(constant: str, literal
         (codec.STUDENT_BALANCES, "studentBalances(address,address)"),
         (codec.PYUSD_TOKEN, "PYUSD_TOKEN()"),
         (codec.DECIMALS, "decimals()"),
+        (codec.BALANCE_OF, "balanceOf(address)"),
     ],
 )
 def test_selector__of_a_call__is_the_hash_of_its_signature(constant: str, signature: str) -> None:
