@@ -104,6 +104,9 @@ def _with_waits(due: Due, session: Session, policy: Policy, world: World) -> Due
         end = max(end, due.since_ms + policy.backend_head_start_ms)
     if session.paying is not None:
         end = max(end, session.paying.at_ms + policy.pay_wait_ms)
+    if due.rule != "told":
+        # The first end of a student's sessions lets them withdraw what another tutor is owed: rather both at once.
+        end = max([end, *(other for other in world.others_due_ms if other <= end + policy.nudge_window_ms)])
     return due if end == due.end_ms else replace(due, end_ms=end)
 
 

@@ -33,6 +33,7 @@ class World:
     reachable: bool = True  # some channel can reach participants
     direct: bool = True  # we sign with the owner's key, as the backend does
     hold: str | None = None  # why nothing may be signed at all: watching, finality, paused
+    others_due_ms: tuple[int, ...] = ()  # when ends of the same student's other sessions fall due
     mass_end_ms: int | None = None  # when the mass-end breaker tripped, None: it hasn't
 
 

@@ -120,6 +120,7 @@ class Decisions:
         for _ in range(8):  # several nudges or alerts may be due at once; each is its own decision
             decision = decide(live.session, memory.policy, memory.world(live), now)
             look = decision.look_again_ms
+            live.due_ms = decision.due_ms
             if decision.action is Action.END and (live.settling or now < live.retry_ms):
                 memory.deadlines.set(key, None if live.settling else live.retry_ms)
                 break

@@ -44,6 +44,7 @@ class Live:
     started_at: int | None
     token: str | None = None
     decided: tuple[str, str, str | None] = ("", "", None)  # action, reason, hold
+    due_ms: int | None = None  # when its end falls due, as decided last
     settling: bool = False
     retry_ms: int = 0
 
@@ -153,8 +154,18 @@ class Memory:
             reachable=self.conditions.reachable,
             direct=self.conditions.direct,
             hold=self.conditions.hold,
+            others_due_ms=self._others_due(live),
             mass_end_ms=self.breaker.tripped_ms,
         )
+
+    def _others_due(self, live: Live) -> tuple[int, ...]:
+        """When ends of the same student's other sessions fall due, as decided last. Not asked while its own is sent."""
+        key = live.session.key
+        others = self.by_student.get(key.student, ())
+        if len(others) < 2 or live.settling:
+            return ()
+        dues = (self.live[other].due_ms for other in others if other != key and not self.live[other].session.ended)
+        return tuple(sorted(due for due in dues if due is not None))
 
     # Sessions -------------------------------------------------------------------------------------------------------
 
