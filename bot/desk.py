@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from fastapi import APIRouter
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
+from bot.chain.errors import RpcError
 from bot.domain.feeds import SOCKET, WEBHOOK
 from bot.errors import TryAgain
 from bot.ground import Ground
 from bot.ops import words
 from bot.ops.alerts import Alerts
+from bot.ops.backups import Backups
 from bot.ops.explain import explain
 from bot.ops.metrics import Metrics, Readings
 from bot.ops.readiness import Readiness
@@ -31,6 +34,7 @@ from bot.ops.watch import DeadMansSwitch, Watch
 from bot.reconciler import Reconciler
 from bot.settings import Settings
 from bot.store import news, queries, records, txs
+from bot.store.trouble import passing
 from bot.web.operator import Access, operator_routes
 
 if TYPE_CHECKING:
@@ -69,6 +73,7 @@ class OperatorDesk:
         self._ground = ground
         self._follower = follower
         self._reconciler = reconciler
+        self._alerts = alerts
         self._report = report
         self._clock = clock_ms
         self._service = ServiceManager()
@@ -76,7 +81,6 @@ class OperatorDesk:
         self._sender: Sender | None = None
         self._socket: SocketFeed | None = None
         self._mapping: MappingFeed | None = None
-        self._cursor = news.Cursor()
         self._now = Readings()
         self._price_wei = 0
         self.metrics_of = Metrics(ground.rpc.names, breakers=BREAKERS)
@@ -102,10 +106,23 @@ class OperatorDesk:
         readiness.in_use = self._report.in_use
         readiness.redis_up = lambda: mapping.up if mapping is not None else None
         parts: dict[str, Coroutine[Any, Any, None]] = {"desk": self._look(), "sums": self._sum()}
+        if (backups := self._backups()) is not None:
+            parts["backups"] = backups.run()
         if self._settings.heartbeat_ping_url is not None:
             url = self._settings.heartbeat_ping_url.get_secret_value()
             parts["ping"] = DeadMansSwitch(url, readiness.reasons).run()
         return parts
+
+    def _backups(self) -> Backups | None:
+        path, settings = self._ground.database.path, self._settings
+        if path is None or settings.backup_every_h == 0:
+            return None
+
+        async def failed(text: str) -> None:
+            await self._alerts.raise_alert("alert.backup", text)
+
+        folder, every_s = settings.backup_folder or path.parent / "backups", settings.backup_every_h * 3600
+        return Backups(self._ground.database, folder, every_s=every_s, keep=settings.backup_keep, failed=failed)
 
     def routes(self) -> APIRouter:
         """What is served at HTTP_BIND for operators."""
@@ -129,7 +146,7 @@ class OperatorDesk:
 
     async def status(self) -> dict[str, Any]:
         database, now = self._ground.database, self._clock()
-        return await asyncio.to_thread(lambda: gather(database, os.getpid(), now, settled=30))
+        return await self._in_thread(lambda: gather(database, os.getpid(), now, settled=30))
 
     async def explained(self, asked: str) -> dict[str, Any] | None:
         policy, now = self._reconciler.policy, self._clock()
@@ -152,10 +169,13 @@ class OperatorDesk:
     # What is looked at now and then -----------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        self._cursor = await self._read(news.present)
         self._service.ready("at the head")
+        cursor: news.Cursor | None = None
         while True:
-            self._cursor = await self._count(self._cursor)
+            try:
+                cursor = await (self._read(news.present) if cursor is None else self._count(cursor))
+            except TryAgain as error:
+                log.debug("desk.later", reason=str(error))
             await self._watch.look()
             wrong = self.readiness.reasons()
             self._service.alive("; ".join(reason.text for reason in wrong) or "ready")
@@ -168,12 +188,12 @@ class OperatorDesk:
 
     async def _sum(self) -> None:
         while True:
-            await self._sum_up(self._clock() - DAY_MS)
-            if self._sender is not None:
-                try:
+            try:
+                await self._sum_up(self._clock() - DAY_MS)
+                if self._sender is not None:
                     self._price_wei = int(await self._ground.rpc.call("eth_gasPrice"), 16)
-                except TryAgain as error:
-                    log.debug("desk.no-price", reason=str(error))
+            except (TryAgain, RpcError) as error:
+                log.debug("desk.later", reason=str(error))
             await asyncio.sleep(SUMS_EVERY_S)
 
     async def _sum_up(self, day_ago_ms: int) -> None:
@@ -232,8 +252,19 @@ class OperatorDesk:
         return {(feed, why): totals[why] for feed, totals in counted.items() for why in whys if totals.get(why)}
 
     async def _read(self, ask: Callable[[Session], T]) -> T:
+        """Raises TryAgain while the database is away."""
+
         def reading() -> T:
             with self._ground.database.read() as session:
                 return ask(session)
 
-        return await asyncio.to_thread(reading)
+        return await self._in_thread(reading)
+
+    async def _in_thread(self, read: Callable[[], T]) -> T:
+        try:
+            return await asyncio.to_thread(read)
+        except DBAPIError as error:
+            why = passing(error)
+            if why is None:
+                raise
+            raise TryAgain(f"the database can't be read: {why}") from None

@@ -176,6 +176,14 @@ class Settings(BaseSettings):
         None,
         description="file with the webhook's secret; default: beside the database, made at first start with mode 0600",
     )
+    backup_every_h: float = Field(
+        24,
+        ge=0,
+        le=8_760,
+        description="hours between copies of an SQLite database, made at work; 0: none",
+    )
+    backup_keep: int = Field(7, ge=1, le=1_000, description="copies that are kept, the newest ones")
+    backup_folder: Path | None = Field(None, description="where they go; default: `backups` beside the database")
     apprise_urls: SecretStr | None = Field(
         None, description="Apprise URLs that alerts are sent to, separated by spaces or commas"
     )

@@ -38,6 +38,7 @@ COMMANDS = {
     "settle": "bot.cli.settle",
     "pause": "bot.cli.pause",
     "resume": "bot.cli.resume",
+    "db": "bot.cli.db",
     "alert": "bot.cli.alert",
     "webhook": "bot.cli.webhook",
     "gateway": "bot.cli.gateway",

@@ -41,6 +41,7 @@ ALERTS: dict[str, Alert] = {
     "alert.database": Alert(True, "nothing is stored, so nothing is signed"),
     "alert.key": Alert(True, "no session is ended: each runs on at its students' cost"),
     "alert.feeds": Alert(True, "ends off chain aren't heard; silence counts for nothing"),
+    "alert.backup": Alert(False, "nothing yet"),
     "alert.stopped": Alert(True, "nothing is seen, nudged or ended"),
     "alert.test": Alert(False, "nothing"),
 }

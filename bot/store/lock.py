@@ -61,13 +61,14 @@ class Lock:
         self._file.flush()
 
     def _take_advisory(self, database: Database) -> None:
-        self._connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         # Out of the pool: the lock lives as long as this connection, and a pooled one is never really closed.
-        self._connection.detach()
-        self._connection.execute(text(f"SET application_name = 'langdao-keeper pid {os.getpid()}'"))
-        if self._connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": _ADVISORY}).scalar():
+        connection.detach()
+        connection.execute(text(f"SET application_name = 'langdao-keeper pid {os.getpid()}'"))
+        if connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": _ADVISORY}).scalar():
+            self._connection = connection
             return
-        holder = self._connection.execute(
+        holder = connection.execute(
             text(
                 "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
                 "WHERE l.locktype = 'advisory' AND l.objid = :n AND l.granted "
@@ -75,7 +76,7 @@ class Lock:
             ),
             {"n": _ADVISORY},
         ).scalar()
-        self._connection.close()
+        connection.close()
         pid = (holder or "").rpartition(" ")[2] or "unknown"
         raise Misconfigured(
             f"Another keeper (pid {pid}) already runs on this PostgreSQL database. Stop it, or set another DATABASE_URL"
@@ -86,13 +87,16 @@ class Lock:
 
         Raises Misconfigured when another took it meanwhile, or what the database raises while it is still away.
         """
-        if self._connection is None:
+        if self._database.sqlite:
             return  # a file's lock goes with this process alone
-        try:
-            self._connection.execute(text("SELECT 1"))
-        except DBAPIError:
-            self._connection.invalidate()
-            self._take_advisory(self._database)
+        if self._connection is not None:
+            try:
+                self._connection.execute(text("SELECT 1"))
+                return
+            except DBAPIError:
+                self._connection.invalidate()
+                self._connection = None
+        self._take_advisory(self._database)
 
     def release(self) -> None:
         """Gives the lock back. Safe to call twice."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
 from sqlalchemy import inspect, text
 
 from bot.errors import Misconfigured
 from bot.store.db import Database
+
+log = structlog.get_logger("store")
 
 HEAD = "0004"
 _KNOWN = ("0001", "0002", "0003", "0004")
@@ -39,7 +42,21 @@ def upgrade(database: Database) -> None:
     if present is None and _is_empty(database):
         _create(database)
     else:
+        _keep_a_copy(database, present)
         migrate(database)
+
+
+def _keep_a_copy(database: Database, present: str | None) -> None:
+    """Before a migration; beside the database, named for the schema that it has."""
+    if database.path is None:
+        log.warning("schema.upgrading", present=present, to=HEAD, text="no copy is made of a PostgreSQL database")
+        return
+    from bot.store import care
+
+    target = database.path.with_name(f"{database.path.name}.schema-{present or 'none'}")
+    if not target.exists():  # an upgrade that was cut short: the first copy is the good one
+        care.backup(database, target)
+    log.warning("schema.upgrading", present=present, to=HEAD, copy=str(target))
 
 
 def _is_empty(database: Database) -> bool:

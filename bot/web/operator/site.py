@@ -8,17 +8,20 @@ Doesn't promise TLS, or that strangers can't read: HTTP_BIND is this machine's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from bot.errors import TryAgain
 from bot.feeds.posts import problem
 from bot.web.operator.access import Access, from_here
+
+T = TypeVar("T")
 
 HERE = Path(__file__).parent
 REFRESH_S = 5
@@ -63,6 +66,13 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
         )
         return Response(text, code, HEADERS, "text/html; charset=utf-8")
 
+    async def read(ask: Awaitable[T]) -> T:
+        """What the desk answers; while it can't, that is a 503."""
+        try:
+            return await ask
+        except TryAgain as error:
+            raise HTTPException(503, str(error), {"Retry-After": "2"}) from None
+
     # Probes
 
     @router.get("/health")
@@ -85,18 +95,18 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
 
     @router.get("/")
     async def index(request: Request) -> Response:
-        return page("status.html", request, data=await desk.status(), not_ready=desk.not_ready())
+        return page("status.html", request, data=await read(desk.status()), not_ready=desk.not_ready())
 
     @router.get("/session/{asked}")
     async def session(request: Request, asked: str) -> Response:
-        found = await desk.explained(asked[:200])
+        found = await read(desk.explained(asked[:200]))
         if found is None:
             return page("message.html", request, 404, title="Not found", text="No such session and no such room.")
         return page("session.html", request, found=found)
 
     @router.get("/settlements")
     async def settlements(request: Request, before: int | None = None) -> Response:
-        return page("settlements.html", request, rows=await desk.settlements(before))
+        return page("settlements.html", request, rows=await read(desk.settlements(before)))
 
     @router.get("/style.css")
     async def style() -> Response:
@@ -146,7 +156,7 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
             if not number.isascii() or not number.isdigit() or len(number) > 18:
                 return problem(400, "session_id is not a session's number", reason="malformed")
             payload["session_id"] = int(number)
-        said = await desk.ask(kind, payload)
+        said = await read(desk.ask(kind, payload))
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(said, 200 if said.get("ok") else 409)
         if said.get("ok"):
