@@ -11,11 +11,18 @@ from bot.cli.common import Address, emit, json_option, load_settings, now_ms, op
 if TYPE_CHECKING:
     from rich.table import Table
 
+EXPIRED_FOR_MS = 86_400_000  # how long a room that was given up is shown
+
 
 @click.command(short_help="List sessions and what the keeper thinks of them.")
 @click.option("--active", "state", flag_value="active", help="Only those that run on chain.")
 @click.option("--ended", "state", flag_value="ended", help="Only those that have ended.")
-@click.option("--unlinked", "state", flag_value="unlinked", help="Only active ones without a known room.")
+@click.option(
+    "--unlinked",
+    "state",
+    flag_value="unlinked",
+    help="Only active ones without a known room, and rooms without a session.",
+)
 @click.option("--student", type=Address(), help="Only those of this student.")
 @click.option("--tutor", type=Address(), help="Only those of this tutor.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many, newest first.")
@@ -35,17 +42,46 @@ def command(state: str | None, student: str | None, tutor: str | None, limit: in
     with database.read() as session:
         rows = queries.sessions(session, state=state, student=student, tutor=tutor, limit=limit)
         lines = overview.lines(session, rows, now)
-        waiting = queries.waiting_rooms(session) if state == "unlinked" else []
+        rooms = queries.unlinked_rooms(session, now - EXPIRED_FOR_MS) if state == "unlinked" else []
     if as_json:
-        emit(lines)
+        emit({"sessions": lines, "rooms": [_room(room) for room in rooms]} if state == "unlinked" else lines)
         return
     if not lines:
         click.echo("No such sessions.")
     else:
         show(session_table(lines, now))
-    if waiting:
-        names = ", ".join(room["room"] for room in waiting[:10])
-        click.echo(f"Rooms that belong to no session yet ({len(waiting)}): {plain(names)}")
+    if rooms:
+        show(room_table([_room(room) for room in rooms], now))
+
+
+def _room(room: dict[str, Any]) -> dict[str, Any]:
+    """A room without a session; times in epoch ms."""
+    from bot.domain.linking import ROOM_EXPIRY_MS
+
+    names = ("room", "state", "student", "tutor", "first_ms", "heard_ms", "beats")
+    return {name: room[name] for name in names} | {"expires_ms": room["heard_ms"] + ROOM_EXPIRY_MS}
+
+
+def room_table(rooms: list[dict[str, Any]], now: int) -> Table:
+    """Rooms that belong to no session, for people."""
+    from bot.ops.words import away, short
+
+    return table(
+        ("room", "student", "tutor", "first heard", "last heard", "heartbeats", "state"),
+        (
+            (
+                plain(room["room"]),
+                short(room["student"]),
+                short(room["tutor"]),
+                away(room["first_ms"], now),
+                away(room["heard_ms"], now),
+                room["beats"],
+                "given up" if room["state"] == "expired" else f"waits, given up {away(room['expires_ms'], now)}",
+            )
+            for room in rooms
+        ),
+        right=("heartbeats",),
+    )
 
 
 def session_table(lines: list[dict[str, Any]], now: int) -> Table:

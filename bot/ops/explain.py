@@ -236,6 +236,8 @@ _WAITS = {
     "nothing, and the clock starts when it is back.",
     "end-or-timeout": "But who reported the loss couldn't report a return: that source's own end or time-out decides.",
     "answer": "It waits for their answer.",
+    "corroboration": "But by TRUST_BACKEND_HINTS the backend's word alone doesn't end it, and nothing else says so: "
+    "an operator is told.",
     "believed-word": "It waits for a word that is believed.",
 }
 
@@ -252,6 +254,8 @@ _VALUES = {
     "reached": "a nudge reached somebody",
     "waits_for": "waits for",
     "hold": "held because",
+    "mass_end_ms": "the mass-end breaker tripped",
+    "evidence_ms": "the newest that it rests on",
     "mark": "nudge or alert",
 }
 
@@ -297,9 +301,10 @@ def next_in_words(decision: Row | None, line: Row, txs: list[Row], settlement: R
     match decision["action"]:
         case "hold":
             why = hold_in_words(decision["inputs"].get("hold"))
+            silent = f" If it stays silent, it is ended {_when(look_ms, now_ms).lower()}." if look_ms else ""
             return _then(
-                None,
-                f"Its end is due since {moment(due_ms, now_ms=now_ms) if due_ms else 'now'}, but {why}. "
+                look_ms,
+                f"Its end is due since {moment(due_ms, now_ms=now_ms) if due_ms else 'now'}, but {why}.{silent} "
                 f"To end it anyway: langdao-keeper settle {line['session_id']}",
             )
         case "end":

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import String, cast, func
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, and_, col, or_, select
 
 from bot.domain.facts import SessionKey
 from bot.store.tables import (
@@ -157,6 +157,13 @@ def waiting_rooms(session: Session, limit: int = 50) -> list[Row]:
     """Rooms that joined no session yet, the one heard last first."""
     query = select(Room).where(Room.state == "waiting").order_by(col(Room.heard_ms).desc()).limit(limit)
     return _rows(session, query)
+
+
+def unlinked_rooms(session: Session, expired_since_ms: int, limit: int = 100) -> list[Row]:
+    """Rooms that joined no session: those that wait, and those given up since then; the one heard last first."""
+    waits, given_up = Room.state == "waiting", Room.state == "expired"
+    query = select(Room).where(or_(waits, and_(given_up, col(Room.heard_ms) >= expired_since_ms)))
+    return _rows(session, query.order_by(col(Room.heard_ms).desc()).limit(limit))
 
 
 def latest_decisions(session: Session, keys: Iterable[str]) -> dict[str, Row]:

@@ -195,3 +195,57 @@ async def test_held__paused_and_resumed__both_are_lifted(keeper: Keeper) -> None
     await keeper.reconciler.set_paused(False)
     assert settled(keeper) == set(KEYS)
     assert keeper.now == T0 + 200_000
+
+
+# What else holds ends: a pause, and a session's own failures --------------------------------------------------------
+
+
+async def failed(keeper: Keeper, reason: str) -> None:
+    action, key = keeper.effects.settles[-1]
+    said = {"outcome": "failed", "reason": reason, "tx_hash": None}
+    await keeper.reconciler.outcome(key, Kind.SETTLEMENT, said, action)
+
+
+async def test_paused__restarted__stays_paused_until_resumed(keeper: Keeper) -> None:
+    """`pause`/`resume` survive restarts"""
+
+    async def ask(kind: str) -> None:
+        await keeper.writer(lambda tx: tx.add(InboxRow(kind=kind, asked_ms=keeper.now)))
+        await inbox().read()
+
+    def inbox() -> Inbox:
+        return Inbox(keeper.writer, keeper.reconciler, signs=lambda: True, clock_ms=lambda: keeper.now)
+
+    await ask("pause")
+    keeper.boot()
+    await inbox().load_paused()
+    await keeper.reconciler.load(0)
+    await keeper.reconciler.socket_feed(True)
+    await reported(keeper, KEYS[:1])
+    await keeper.at(200)
+    assert settled(keeper) == set()
+    await ask("resume")
+    assert settled(keeper) == {KEYS[0]}
+    keeper.boot()
+    await inbox().load_paused()
+    assert not keeper.reconciler.conditions.paused
+
+
+async def test_set_aside__restarted__still_set_aside_with_its_reason_until_that_is_gone(keeper: Keeper) -> None:
+    """quarantine with reason, re-tried only when the reason changes; per-session attempts"""
+    await reported(keeper, KEYS[:2])
+    await keeper.at(160)
+    first = [one for one in keeper.effects.settles if one[1] == KEYS[0]]
+    keeper.effects.settles[:] = first
+    for _ in range(3):
+        await failed(keeper, "its token is paused")
+        await keeper.at((keeper.now - T0) / 1000 + 4)
+    assert (keeper.session(KEYS[0]).attempts, keeper.session(KEYS[1]).attempts) == (3, 0)
+    await keeper.restart()
+    assert keeper.session(KEYS[0]).set_aside == "its token is paused"
+    tried = len([one for one in keeper.effects.settles if one[1] == KEYS[0]])
+    await keeper.at(5_000)
+    assert len([one for one in keeper.effects.settles if one[1] == KEYS[0]]) == tried
+    assert (KEYS[0], "its token is paused") in keeper.reconciler.set_aside()
+    await keeper.reconciler.cured(KEYS[0])
+    assert keeper.effects.settles[-1][1] == KEYS[0]

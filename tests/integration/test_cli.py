@@ -235,9 +235,18 @@ def test_sessions__filters__are_options(one: Record, tmp_path: Path) -> None:
 
 
 def test_sessions__unlinked__names_rooms_without_a_session(one: Record, tmp_path: Path) -> None:
-    one.room("req_lost")
+    """What can't be linked is kept, retried, expired, and visible in `sessions --unlinked`."""
+    heard_ms = time.time_ns() // 1_000_000 - 30_000
+    one.room("req_lost", heard_ms=heard_ms)
+    one.room("req_ghost", heard_ms=heard_ms - 7_300_000, state="expired")
     done = on(one, tmp_path, "sessions", "--unlinked")
-    assert "req_lost" in done.out
+    [lost] = [line for line in done.out.splitlines() if "req_lost" in line]
+    [ghost] = [line for line in done.out.splitlines() if "req_ghost" in line]
+    assert "given up in" in lost
+    assert ghost.rstrip().endswith("given up")
+    rooms = on(one, tmp_path, "sessions", "--unlinked", "--json").json()["rooms"]
+    assert {room["room"]: room["state"] for room in rooms} == {"req_lost": "waiting", "req_ghost": "expired"}
+    assert all(room["expires_ms"] == room["heard_ms"] + 7_200_000 for room in rooms)
 
 
 def test_settlements__json__has_the_public_columns(one: Record, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bot.domain import rules
+from bot.domain import breaker, decide, rules
 from bot.domain.policy import Policy
 from bot.ops import explain as explaining
-from bot.ops import overview
+from bot.ops import overview, timeline
 from bot.store import queries
 from tests.support.record import NOW_MS, NOW_S, Record, address, record
 
@@ -181,6 +181,24 @@ def test_explain__request_refused__says_so(one: Record) -> None:
     answer = {"ok": False, "error": "the daemon is paused"}
     one.add(InboxRow(kind="settle", payload=asked, asked_ms=NOW_MS - 9, answered_ms=NOW_MS, answer=answer))
     assert "the daemon is paused" in explained(one, "5")["timeline"][-1]["text"]
+
+
+def test_words__everything_that_a_decision_waits_for_or_is_held_by__has_them() -> None:
+    source = inspect.getsource(rules) + inspect.getsource(decide)
+    waits = set(re.findall(r'waits_for="([a-z-]+)"', source)) | {"feed-down", "end-or-timeout"}
+    assert "corroboration" in waits
+    assert waits <= set(explaining._WAITS)
+    assert {"watching", "paused", breaker.HOLD} <= set(timeline._HOLDS)
+
+
+def test_next__held_by_the_breaker__says_until_when(one: Record) -> None:
+    key = one.session(5)
+    inputs = {"hold": breaker.HOLD, "due_ms": NOW_MS - 60_000, "mass_end_ms": NOW_MS - 30_000}
+    one.decision(key, "hold", "ended", look_again_ms=NOW_MS + 870_000, **inputs)
+    found = explained(one, "5")
+    assert "If it stays silent, it is ended" in found["next"]["text"]
+    assert "mass-end breaker" in found["next"]["text"]
+    assert found["next"]["at_ms"] == NOW_MS + 870_000
 
 
 def test_rules__every_reason_that_decide_gives__has_words() -> None:
