@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -147,7 +148,6 @@ def _words(error: BaseException) -> str:
 
 class _Ids(msgspec.Struct):
     id: int | str | None = None
-    method: str | None = None
 
 
 class _Push(msgspec.Struct):
@@ -160,11 +160,11 @@ class _PushReply(msgspec.Struct):
 
 _IDS = msgspec.json.Decoder(_Ids | list[_Ids])
 _PUSH = msgspec.json.Decoder(_PushReply)
-_SUBSCRIBE = b'{"jsonrpc":"2.0","id":0,"method":"eth_subscribe","params":["newHeads"]}'
+_SUBSCRIBE = '{"jsonrpc":"2.0","id":0,"method":"eth_subscribe","params":["newHeads"]}'
 
 
 class WsEndpoint(Endpoint):
-    """JSON-RPC over one websocket: many calls at a time, and a subscription to new heads."""
+    """JSON-RPC over websockets: one for calls, many at a time, and one for a subscription to new heads."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         super().__init__(url, timeout_s)
@@ -172,7 +172,7 @@ class WsEndpoint(Endpoint):
         self._reader: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._waiting: dict[int | str, asyncio.Future[bytes]] = {}
-        self._heads: asyncio.Queue[RawHeader | None] | None = None
+        self._subscription: aiohttp.ClientWebSocketResponse | None = None
 
     async def exchange(self, session: aiohttp.ClientSession, body: bytes, ids: Sequence[int]) -> bytes:
         try:
@@ -188,31 +188,50 @@ class WsEndpoint(Endpoint):
     async def heads(self, session: aiohttp.ClientSession) -> AsyncIterator[RawHeader | None]:
         """None once subscribed, then headers as the node pushes them, until the connection ends.
 
+        By a connection of its own: no announcement waits behind megabytes of logs, or for the receipt of an answer.
         Raises EndpointFailed when there is no connection or no subscription.
         """
-        queue: asyncio.Queue[RawHeader | None] = asyncio.Queue()
-        self._heads = queue
         try:
-            reply = await self.exchange(session, _SUBSCRIBE, (0,))
-            if b'"error"' in reply:
+            async with asyncio.timeout(self.timeout_s):
+                socket = self._subscription = await self._connect(session)
+                await socket.send_str(_SUBSCRIBE)
+                reply = await socket.receive()
+        except TimeoutError:
+            raise EndpointFailed(f"no answer within {self.timeout_s:g} s") from None
+        except OSError as error:
+            raise EndpointFailed(_words(getattr(error, "os_error", error))) from None
+        except aiohttp.ClientError as error:
+            raise EndpointFailed(_words(error)) from None
+        try:
+            if reply.type is not aiohttp.WSMsgType.TEXT or '"error"' in reply.data:
                 raise EndpointFailed("refuses a subscription to new heads")
             yield None
-            while (header := await queue.get()) is not None:
-                yield header
+            async for message in socket:
+                header = self._pushed(message.data)
+                if header is not None:
+                    yield header
         finally:
-            self._heads = None
+            await socket.close()
+
+    @staticmethod
+    def _pushed(content: Any) -> RawHeader | None:
+        try:
+            return _PUSH.decode(content).params.result
+        except msgspec.MsgspecError:
+            return None
+
+    async def _connect(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+        return await session.ws_connect(self.url, max_msg_size=MAX_REPLY_BYTES, heartbeat=_PING_EVERY_S, autoping=True)
 
     async def drop(self) -> None:
-        """Closes the connection; the next call opens another one. Who waits for an answer is told."""
-        if self._socket is not None:
-            await self._socket.close()
+        """Ends the subscription, if there is one."""
+        if self._subscription is not None:
+            await self._subscription.close()
 
     async def _connected(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         async with self._connecting:
             if self._socket is None or self._socket.closed:
-                self._socket = await session.ws_connect(
-                    self.url, max_msg_size=MAX_REPLY_BYTES, heartbeat=_PING_EVERY_S, autoping=True
-                )
+                self._socket = await self._connect(session)
                 self._reader = asyncio.create_task(self._read(self._socket), name="rpc.websocket")
             return self._socket
 
@@ -235,8 +254,6 @@ class WsEndpoint(Endpoint):
             for answer in set(self._waiting.values()):
                 if not answer.done():
                     answer.set_exception(EndpointFailed("connection closed"))
-            if self._heads is not None:
-                self._heads.put_nowait(None)
 
     def _take(self, content: bytes) -> None:
         try:
@@ -244,17 +261,13 @@ class WsEndpoint(Endpoint):
         except msgspec.MsgspecError:
             return  # its call runs into the time-out
         replies = heard if isinstance(heard, list) else [heard]
-        if replies and replies[0].method == "eth_subscription":
-            if self._heads is not None:
-                with suppress(msgspec.MsgspecError):
-                    self._heads.put_nowait(_PUSH.decode(content).params.result)
-            return
         for reply in replies:
             answer = self._waiting.get(reply.id) if reply.id is not None else None
             if answer is not None and not answer.done():
                 answer.set_result(content)
 
     async def close(self) -> None:
+        await self.drop()
         if self._socket is not None:
             await self._socket.close()
         if self._reader is not None:

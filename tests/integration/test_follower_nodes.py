@@ -298,18 +298,15 @@ async def test_pushed__subscription_falls_silent__is_noticed_and_made_anew(world
         await asyncio.wait_for(one.follower.at_head.wait(), 5)
         await asyncio.sleep(0.3)
         endpoint: Any = one.rpc._endpoints[0]
-        take, silent, announced = endpoint._take, True, 0
+        read, silent, announced = endpoint._pushed, True, 0
 
-        def deaf(content: bytes) -> None:
+        def deaf(content: Any) -> Any:
             nonlocal announced
-            if b"eth_subscription" in content:
-                announced += not silent
-                if silent:
-                    return
-            take(content)
+            announced += not silent
+            return None if silent else read(content)
 
-        endpoint._take = deaf
-        socket = endpoint._socket
+        endpoint._pushed = deaf
+        socket = endpoint._subscription
         async with asyncio.timeout(10):
             while not socket.closed:
                 world.node.mine()

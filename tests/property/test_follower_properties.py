@@ -133,7 +133,7 @@ def test_follow__back_and_forth_between_two_branches__equals_a_fresh_index_each_
 
 @pytest.mark.parametrize("depth", range(1, DEPTH + 1, 6))
 def test_follow__depth_across_a_restart__equals_a_fresh_index(depth: int) -> None:
-    ends = [("quiet", 70), ("start", 0, 0), ("quiet", max(1, depth - 2)), ("end", 0)]
+    ends = [("quiet", 70), ("start", 0, 0), ("quiet", depth), ("end", 0)]
     asyncio.run(followed([*ends, ("fork", depth, depth + 1), ("restart",), ("back",), ("restart",), ("quiet", 1)]))
 
 
