@@ -156,6 +156,10 @@ class Settings(BaseSettings):
     contacts_file: Path | None = Field(
         None, description="file of participants' addresses, languages and Apprise URLs; mode 0600"
     )
+    debug_page: bool = Field(
+        False,
+        description="1: the bundled backend has /debug, for mock lessons, and a wallet in its pages; local chains only",
+    )
     explorer_url: str | None = Field(
         None, description="a block explorer, e.g. https://sepolia.etherscan.io: the pages link transactions to it"
     )

@@ -29,7 +29,7 @@ class Witness:
 
     def __init__(self, rpc: Rpc, contract: Address) -> None:
         self.contract = contract
-        self._rpc = rpc
+        self.rpc = rpc
         self._langdao = LangDAO(rpc, contract)
         self._chain_id: int | None = None
 
@@ -37,7 +37,7 @@ class Witness:
         """Raises TryAgain, as everything here that asks the node."""
         if self._chain_id is None:
             try:
-                self._chain_id = int(await self._rpc.call("eth_chainId"), 16)
+                self._chain_id = int(await self.rpc.call("eth_chainId"), 16)
             except (RpcError, ValueError, TypeError):
                 raise WrongAnswer("the node doesn't say which chain it is on") from None
         return self._chain_id
@@ -59,7 +59,7 @@ class Witness:
     async def ends_in(self, tx_hash: str) -> list[SessionEnded] | None:
         """The sessions that this transaction ended; None as long as it isn't mined, or the node doesn't know it."""
         try:
-            receipt = await self._rpc.call_as(RawEnds | None, "eth_getTransactionReceipt", (tx_hash,))
+            receipt = await self.rpc.call_as(RawEnds | None, "eth_getTransactionReceipt", (tx_hash,))
         except RpcError as error:
             raise WrongAnswer(f"the transaction can't be read ({error.message})") from None
         if receipt is None:
@@ -96,14 +96,14 @@ class Witness:
             return False
         call = {"to": statement.address, "data": _is_valid(digest, raw), "gas": hex(_GAS)}
         try:
-            answer = await self._rpc.call("eth_call", (call, "latest"))
+            answer = await self.rpc.call("eth_call", (call, "latest"))
         except RpcError:
             return False  # it reverts: that is a no
         return isinstance(answer, str) and answer.lower() == _IS_VALID_SIGNATURE + "0" * 56
 
     async def _ask(self, method: str, *params: object) -> object:
         try:
-            return await self._rpc.call(method, params)
+            return await self.rpc.call(method, params)
         except RpcError as error:
             raise WrongAnswer(f"the node refuses {method} ({error.message})") from None
 

@@ -150,9 +150,9 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def built(home: Path) -> AsyncIterator[Stack]:
-    """Everything, ready for lessons."""
-    with langdao("--accounts", str(2 * PAIRS + 5), students=PAIRS, tutors=PAIRS) as world:
+async def built(home: Path, pairs: int = PAIRS, **more: Any) -> AsyncIterator[Stack]:
+    """Everything, ready for lessons. `more` are the keeper's settings."""
+    with langdao("--accounts", str(2 * pairs + 5), students=pairs, tutors=pairs) as world:
         world.node.rpc("evm_setIntervalMining", 1)
         bind, secret = f"127.0.0.1:{free_port()}", home / "gateway.secret"
         given = settings(
@@ -166,9 +166,8 @@ async def built(home: Path) -> AsyncIterator[Stack]:
             GATEWAY_REQUESTS_PER_MINUTE=100_000,
             PUBLIC_URL=f"http://{bind}",
             EXPLORER_URL=EXPLORER,
-            DEBUG_PAGE=1,
             MASS_END_COUNT=1000,
-            **POLICY,
+            **(POLICY | more),
         )
         with running(home, "run", **given) as daemon:
             await until(lambda: '"socket.up"' in (home / "log").read_text(), 60, 0.2)

@@ -26,6 +26,7 @@ class GatewayConfig:
     state_file: Path | None = None  # None, and no Redis: everything in memory
     disconnect_grace_s: float = 30  # how long somebody who was lost may come back
     explorer_url: str | None = None  # pages link transactions under it
+    debug_page: bool = False
     heartbeat_every_s: float = 5  # at most one `webrtc:session-heartbeat` per room in this time
     heartbeat_timeout_s: float = 60  # silence after which a series of heartbeats has stopped
     heartbeat_series: int = 3  # heartbeats that make a series
@@ -45,6 +46,7 @@ class GatewayConfig:
             token=settings.shared_token(),
             hook_secret=hook_secret,
             explorer_url=settings.explorer_url,
+            debug_page=settings.debug_page,
             http_requests_per_minute=settings.gateway_requests_per_minute,
             redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
             state_file=settings.gateway_state_file or state_dir() / f"gateway-{port}.db",

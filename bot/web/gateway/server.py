@@ -25,6 +25,7 @@ from bot.web.gateway.redis_shelf import RedisShelf
 from bot.web.gateway.reports import Reports, Watched
 from bot.web.gateway.session_state import session_routes, session_state
 from bot.web.gateway.sockets import MAX_FRAME_BYTES, Sockets, socket_server
+from bot.web.gateway.tape import Tape
 from bot.web.pages import page_routes
 
 log = structlog.get_logger(__name__)
@@ -44,12 +45,14 @@ def create_gateway(
     server = socket_server(config)
 
     async def emit(event: str, said: dict[str, Any]) -> None:
+        tape.note(config.clock_ms(), "fact", event, said)
         await server.emit(event, said)
 
+    tape = Tape()
     plans = Plans()
     watched = Watched()
     hub = Hub(config, emit, shelf or shelf_of(config), [watched])
-    sockets = Sockets(config, server, hub, plans)
+    sockets = Sockets(config, server, hub, plans, tape)
     lessons = Lessons(witness)
     checks = Checks(hub, lessons)
     reports = Reports(hub, checks, lessons, watched)
@@ -63,6 +66,8 @@ def create_gateway(
         try:
             yield
         finally:
+            if play is not None:
+                await play.close()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -73,7 +78,14 @@ def create_gateway(
     async def state(name: str) -> dict[str, Any] | None:
         return await session_state(hub, plans, lessons, name)
 
-    pages = page_routes(state, explorer_url=config.explorer_url)
+    play = None
+    if config.debug_page and witness is not None:
+        from bot.web.debug.playground import Playground
+        from bot.web.debug.routes import debug_routes
+
+        play = Playground(hub, witness.rpc, witness.contract)
+        routers = [debug_routes(play, tape), *routers]
+    pages = page_routes(state, explorer_url=config.explorer_url, test_wallet=play is not None)
     routers = [session_routes(hub, plans, lessons), pages, *routers]
     return socketio.ASGIApp(
         server, other_asgi_app=http_app(config, hub, sockets, plans, lessons, checks, reports, lifespan, routers)

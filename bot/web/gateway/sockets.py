@@ -27,6 +27,7 @@ from bot.web.gateway.events import Hub
 from bot.web.gateway.languages import spoken
 from bot.web.gateway.mappings import Mapping
 from bot.web.gateway.plans import Plans
+from bot.web.gateway.tape import Tape
 
 log = structlog.get_logger(__name__)
 
@@ -49,12 +50,13 @@ def socket_server(config: GatewayConfig) -> socketio.AsyncServer:
 class Sockets:
     """Who is connected, as whom, and what each may do. `counters` has limited, refused, ignored, nudges, …"""
 
-    def __init__(self, config: GatewayConfig, server: socketio.AsyncServer, hub: Hub, plans: Plans) -> None:
+    def __init__(self, config: GatewayConfig, server: socketio.AsyncServer, hub: Hub, plans: Plans, tape: Tape) -> None:
         self.counters: Counter[str] = Counter()
         self._config = config
         self._server = server
         self._hub = hub
         self._plans = plans
+        self._tape = tape
         self._address_of: dict[str, Address] = {}
         self._bound: defaultdict[Address, set[str]] = defaultdict(set)
         self._keepers: set[str] = set()
@@ -174,12 +176,15 @@ class Sockets:
             "undelivered": {name: reason for name, reason in zip(names, reasons, strict=True) if reason},
         }
         log.info("gateway.nudged", id=said.get("id"), room=said.get("room"), **answer)
+        about = {"sessionId": said.get("sessionId"), "reason": said.get("reason"), **answer}
+        self._tape.note(self._hub.now_ms(), "nudge", wire.NUDGE, about)
         return answer
 
     async def _plan(self, sid: str, said: dict[str, Any]) -> dict[str, Any]:
         if sid not in self._keepers:
             raise wire.Refused("not-the-keeper", "only the keeper may tell plans")
-        self._plans.take(said, self._hub.now_ms())
+        plan = self._plans.take(said, self._hub.now_ms())
+        self._tape.note(self._hub.now_ms(), "plan", wire.PLAN, plan.model_dump())
         self.counters["plans"] += 1
         return {"ok": True}
 

@@ -50,8 +50,8 @@ def environment() -> Environment:
     return made
 
 
-def page_routes(state_of: StateOf, *, explorer_url: str | None = None) -> APIRouter:
-    """`state_of` gives what `GET /api/sessions/{id}` gives, or None."""
+def page_routes(state_of: StateOf, *, explorer_url: str | None = None, test_wallet: bool = False) -> APIRouter:
+    """`state_of` gives what `GET /api/sessions/{id}` gives, or None. `test_wallet`: as on the devnet."""
     routes = APIRouter(include_in_schema=False)
     templates = environment()
     files = {path.name: path.read_bytes() for path in (HERE / "static").iterdir() if path.suffix in TYPES}
@@ -74,6 +74,7 @@ def page_routes(state_of: StateOf, *, explorer_url: str | None = None) -> APIRou
             words=words,
             said=words.for_script(),
             explorer=(explorer_url or "").rstrip("/"),
+            test_wallet=test_wallet,
             **{"view": view(state)},
         )
         return HTMLResponse(page, 404 if state is None else 200, PAGE_HEADERS)
