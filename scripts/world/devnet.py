@@ -1,10 +1,10 @@
 """`make devnet`: a LangDAO on this machine, with lessons that are left in all the ways lessons are left.
 
-Promises: Anvil with two-second blocks, one deployment, the bundled backend, `langdao-keeper run` as a
-process of its own, and people who go on holding lessons until Ctrl-C. A keeper that dies is started again.
-On a terminal the keeper's own `status --watch` has the screen, otherwise every event is a plain line. When
-this process ends, however it ends, everything it started ends with it; a second devnet beside it has its
-own ports and folder.
+Promises: Anvil with two-second blocks, one deployment, the bundled backend with the participants' pages and a
+wallet built into them, `langdao-keeper run` as a process of its own, and people who go on holding lessons until
+Ctrl-C. A keeper that dies is started again. On a terminal the keeper's own `status --watch` has the screen,
+otherwise every event is a plain line. When this process ends, however it ends, everything it started ends with
+it; a second devnet beside it has its own ports and folder.
 Doesn't promise: that anything stays. The chain, the database and the logs are for looking at while it runs.
 """
 
@@ -38,6 +38,7 @@ from scripts.world.world import STUDENTS, TUTORS, World, people
 
 BLOCK_S = 2
 PAIRS = 8  # students, and tutors
+SPARE = 2  # pairs who hold no lessons of their own: /debug's
 AT_ONCE = 3  # lessons
 HEARTBEAT_S = 4.0
 LESSON_S = (12.0, 25.0)
@@ -106,10 +107,13 @@ async def built(crew: Crew, lines: Lines) -> AsyncIterator[World]:
         _, node = await anvil.start(crew, block_time_s=BLOCK_S)
         cleanup.push_async_callback(node.close)
         lines.say(f"anvil answers on {node.url}")
-        (deployed,) = await deployment.deploy(crew, node, worlds=1, students=PAIRS, tutors=PAIRS)
-        lines.say(f"LangDAO is at {deployed.contract}; {PAIRS} students and {PAIRS} tutors are registered")
-        # It verifies signatures and reports, so it has to know the contract.
-        gateway = Gateway(crew, {**POLICY, "RPC_URL": node.url, "CONTRACT_ADDRESS": deployed.contract})
+        count = PAIRS + SPARE
+        (deployed,) = await deployment.deploy(crew, node, worlds=1, students=count, tutors=count)
+        lines.say(f"LangDAO is at {deployed.contract}; {count} students and {count} tutors are registered")
+        chain = {"RPC_URL": node.url, "CONTRACT_ADDRESS": deployed.contract}
+        # It verifies signatures and reports, so it has to know the contract. The keys are Anvil's, which everybody
+        # knows: the pages may have a wallet built in.
+        gateway = Gateway(crew, {**POLICY, **chain, "DEBUG_PAGE": 1})
         await gateway.start()
         lines.say(f"the backend answers on {gateway.url}")
         world = _world(crew, lines, gateway, node, deployed)
@@ -149,8 +153,8 @@ def _world(crew: Crew, lines: Lines, gateway: Gateway, node: Node, deployed: Dep
         backend=gateway,
         signalling=Signalling(gateway.webhook, HEARTBEAT_S),
         keeper=Keeper(crew, "keeper", settings),
-        students=people(STUDENTS, deployed.students, dao, lines.say),
-        tutors=people(TUTORS, deployed.tutors, dao),
+        students=people(STUDENTS, deployed.students[:PAIRS], dao, lines.say),
+        tutors=people(TUTORS, deployed.tutors[:PAIRS], dao),
     )
 
 
@@ -239,6 +243,9 @@ def what_to_try(world: World) -> str:
     """The last lines before the show, and below it."""
     command = CHECKOUT / ".venv" / "bin" / "langdao-keeper"
     return (
+        "Open in a browser; the pages have a wallet built in:\n"
+        f"  {world.backend.url}/s/1?as=student    a student's page\n"
+        f"  {world.backend.url}/debug    lessons of your own, left in any way\n"
         "Try, in another terminal:\n"
         f"  kill -9 {world.keeper.pid}    and see: nothing is forgotten, nothing is sent twice\n"
         f"  cd {world.keeper.folder}    the keeper's .env is there, so its commands work:\n"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -19,7 +23,8 @@ from tests.browser.conftest import Visit
 from tests.browser.stack import Stack, built
 from tests.browser.test_ending import FOR_ME, PAY, ended, press
 from tests.browser.test_looks import axe, fits
-from tests.support.anvil import anvil
+from tests.support.anvil import ROOT, anvil
+from tests.support.servers import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SHORT = {
@@ -118,6 +123,26 @@ async def test_nobody_is_free__says_so(devnet: Stack, visit: Visit) -> None:
     await expect(page.get_by_text("no registered student and tutor are free")).to_be_visible(timeout=15_000)
     for tutor in range(6):
         devnet.world.end(tutor)
+
+
+async def test_devnet__the_students_link_that_it_prints__opens_and_ends_the_lesson(
+    visit: Visit, tmp_path: Path
+) -> None:
+    """`make devnet` prints a student's link; it opens in any browser"""
+    command = [sys.executable, "-m", "scripts.world.devnet", "--for", "100", "--plain"]
+    log = tmp_path / "devnet.log"
+    with log.open("w") as output:
+        world = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        link = re.compile(r"http://\S+/s/1\?as=student")
+        found = await until(lambda: link.search(log.read_text()), 90, 0.2)
+        page = await (await visit()).open(found[0])
+        await press(page, PAY)
+        await ended(page)
+        await until(lambda: "session 1: ended by Hugo" in log.read_text())
+    finally:
+        world.send_signal(signal.SIGINT)
+        world.wait(30)
 
 
 def asked(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -27,16 +27,22 @@ $("begin").onclick = async () => {
   $("plays").prepend(li);
 };
 
+const at = (ms) => new Date(ms).toLocaleTimeString("en-GB");
 const WORDS = {
-  plan: (said) => `session ${said.sessionId}: ${said.state}${said.reason ? `, because ${said.reason}` : ""}${said.dueMs ? `, end due ${new Date(said.dueMs).toLocaleTimeString("en-GB")}` : ""}${said.hold ? `, held: ${said.hold}` : ""}${said.bill ? `, paid ${said.bill.paid}` : ""}`,
+  plan: (said) => [`session ${said.sessionId}: ${said.state}`, ["running", "ended-on-chain"].includes(said.reason) ? "" : `because ${said.reason}`,
+    said.dueMs ? `end due ${at(said.dueMs)}` : "", said.hold ? `held: ${said.hold}` : "", said.bill ? `${said.bill.paid / 1e6} PYUSD` : ""].filter(Boolean).join(", "),
   nudge: (said) => `session ${said.sessionId}: ${said.reason}; reached ${said.delivered.length}, missed ${Object.keys(said.undelivered).length}`,
   fact: (said) => [said.sessionId, said.endedBy ?? said.disconnectedUser ?? said.userRole, said.reason, said.trust].filter((one) => one != null).join(" · "),
 };
+const before = new Map(); // a plan that differs only in what isn't shown is no news here
 let newest = 0;
 const line = (one) => {
   if (one.n <= newest) return;
   newest = one.n;
-  $("tape").prepend(made("li", { className: one.kind }, made("time", {}, new Date(one.atMs).toLocaleTimeString("en-GB")), made("b", {}, one.kind === "plan" ? "decision" : one.kind === "nudge" ? "nudge" : one.event), made("span", { title: JSON.stringify(one.said) }, WORDS[one.kind](one.said))));
+  const words = WORDS[one.kind](one.said);
+  if (one.kind === "plan" && before.get(one.said.sessionId) === words) return;
+  if (one.kind === "plan") before.set(one.said.sessionId, words);
+  $("tape").prepend(made("li", { className: one.kind }, made("time", {}, at(one.atMs)), made("b", {}, one.kind === "plan" ? "decision" : one.kind === "nudge" ? "nudge" : one.event), made("span", { title: JSON.stringify(one.said) }, words)));
   while ($("tape").children.length > 300) $("tape").lastChild.remove();
 };
 
