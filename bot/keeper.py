@@ -289,7 +289,7 @@ class Keeper:
             if self._settings.gateway:
                 from bot import backend
 
-                parts["gateway"] = backend.serve_gateway(self._settings, self.witness, [self._answers()])
+                parts["gateway"] = backend.serve_gateway(self._settings, self.witness, [self._answers(pages=True)])
         return parts
 
     def _told_to_stop(self, number: int) -> None:
@@ -430,10 +430,10 @@ class Keeper:
         app = routes.direct(keeper_app(routes, self._answers(), self.desk.routes()))
         await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
 
-    def _answers(self) -> APIRouter:
+    def _answers(self, *, pages: bool = False) -> APIRouter:
         from bot.web.still_here import still_here_routes
 
-        return still_here_routes(self.questions)
+        return still_here_routes(self.questions, pages=pages)
 
     def _has_gateway(self) -> bool:
         return self._settings.socket_url is not None and self._settings.gateway_token is not None

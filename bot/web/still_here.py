@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from html import escape
+from pathlib import Path
 from typing import Final, Protocol
 
 from fastapi import APIRouter
@@ -17,10 +18,8 @@ from fastapi.responses import HTMLResponse
 
 from bot.domain.question import Asked
 
-STYLE: Final = (
-    "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:12vh auto;padding:0 1rem}"
-    "button{font:inherit;padding:.6rem 1.2rem}"
-)
+# As all pages look, but in the page itself: the keeper's own server has no /static/.
+STYLE: Final = (Path(__file__).parent / "pages" / "static" / "pages.css").read_text()
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'sha256-"
     + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -41,15 +40,15 @@ class Answers(Protocol):
     async def answer(self, token: str) -> Asked | None: ...
 
 
-def still_here_routes(answers: Answers) -> APIRouter:
-    """The route, for the keeper's app and for the gateway's."""
+def still_here_routes(answers: Answers, *, pages: bool = False) -> APIRouter:
+    """The route, for the keeper's app and for the gateway's. `pages`: the session's own page is beside it."""
     router = APIRouter(tags=["questions"])
 
     @router.api_route("/v/{token}", methods=["GET", "HEAD"], response_class=HTMLResponse)
     async def question(token: str) -> HTMLResponse:
         """The question, with a button. Changes nothing."""
         asked = answers.asked(token)
-        return _gone() if asked is None else _page(200, "Still in the lesson?", _question(asked))
+        return _gone() if asked is None else _page(200, "Still in the lesson?", _question(asked, pages))
 
     @router.post("/v/{token}", response_class=HTMLResponse)
     async def answer(token: str) -> HTMLResponse:
@@ -64,14 +63,17 @@ def still_here_routes(answers: Answers) -> APIRouter:
     return router
 
 
-def _question(asked: Asked) -> str:
+def _question(asked: Asked, pages: bool) -> str:
+    over = "there is nothing to do here"
+    if pages:
+        over = f'<a href="/s/{asked.key.session_id}">see what it costs, and end it</a>'
     who = {asked.key.student: "its student", asked.key.tutor: "its tutor"}.get(asked.address or "")
     return (
         f"<p>Lesson {asked.key.session_id} was reported as over, and is ended and paid soon, unless one of its "
         f"participants says that it goes on.{f' You are asked as {who}.' if who else ''}</p>"
         f"<p>Student {escape(asked.key.student)}<br>Tutor {escape(asked.key.tutor)}</p>"
-        '<form method="post"><button type="submit">Yes, still in the lesson</button></form>'
-        "<p>If it is over, there is nothing to do here.</p>"
+        '<form method="post"><button type="submit" class="button main">Yes, still in the lesson</button></form>'
+        f"<p>If it is over, {over}.</p>"
     )
 
 
@@ -88,6 +90,8 @@ def _page(status: int, title: str, body: str) -> HTMLResponse:
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>{body}</body></html>"
+        '<meta name="color-scheme" content="light dark">'
+        f'<title>{title}</title><style>{STYLE}</style></head><body><main class="card">'
+        f'<header class="top"><span class="brand">LangDAO</span></header><h1>{title}</h1>{body}</main></body></html>'
     )
     return HTMLResponse(html, status, HEADERS)

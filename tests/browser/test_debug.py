@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -129,10 +129,10 @@ async def test_devnet__the_students_link_that_it_prints__opens_and_ends_the_less
     visit: Visit, tmp_path: Path
 ) -> None:
     """`make devnet` prints a student's link; it opens in any browser"""
-    command = [sys.executable, "-m", "scripts.world.devnet", "--for", "100", "--plain"]
+    command = (sys.executable, "-m", "scripts.world.devnet", "--for", "100", "--plain")
     log = tmp_path / "devnet.log"
     with log.open("w") as output:
-        world = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        world = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=output, stderr=output)
     try:
         link = re.compile(r"http://\S+/s/1\?as=student")
         found = await until(lambda: link.search(log.read_text()), 90, 0.2)
@@ -142,7 +142,7 @@ async def test_devnet__the_students_link_that_it_prints__opens_and_ends_the_less
         await until(lambda: "session 1: ended by Hugo" in log.read_text())
     finally:
         world.send_signal(signal.SIGINT)
-        world.wait(30)
+        await world.wait()
 
 
 def asked(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -15,6 +15,7 @@ from playwright.async_api import Page, expect
 from tests.browser.conftest import SIZES, Visit
 from tests.browser.stack import Lesson, Stack
 from tests.browser.test_ending import FOR_ME, PAY, ended, press
+from tests.support.gateway import page as participant
 from tests.support.servers import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -229,3 +230,26 @@ async def test_hostile_words__in_a_room__are_words(stack: Stack, visit: Visit) -
     await page.goto(f"{stack.url}/s/%3C!--%3Cscript%3E%3Cimg%20src=x%20onerror=alert(1)%3E")
     await expect(page.get_by_role("heading", name="The lesson hasn’t begun on chain")).to_be_visible()
     assert await page.locator("img[src=x]").count() == 0
+
+
+# The nudge's links ----------------------------------------------------------------------------------------------------
+
+
+async def test_nudges_link__opened_and_answered__the_lesson_goes_on(stack: Stack, visit: Visit, pictures: Path) -> None:
+    lesson = await stack.lesson()
+    async with participant(stack.url, lesson.student) as one:
+        await lesson.hang_up()
+        link = str((await one.first("keeper:nudge", 30))["link"])
+    assert link.startswith(stack.url + "/v/")
+    page = await (await visit()).open(link)
+    await expect(page.get_by_role("heading", name="Still in the lesson?")).to_be_visible()
+    assert (await lesson.is_("due"))["state"] == "due", "opening it changed something"
+    assert await fits(page)
+    assert await axe(page) == []
+    await page.screenshot(path=pictures / "still-here-phone-light.png")
+    await page.get_by_role("link", name="see what it costs, and end it").click()
+    await expect(page.get_by_role("heading", name="Please end the lesson and pay")).to_be_visible()
+    await page.go_back()
+    await press(page, "Yes, still in the lesson")
+    await expect(page.get_by_role("heading", name="Thank you")).to_be_visible()
+    await lesson.is_("running")
