@@ -6,14 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
+import pytest
 from fastapi import FastAPI
 
-from bot.domain.facts import Hint
+from bot.domain.facts import Hint, Kind, Source
 from bot.feeds.canary import Canary
 from bot.feeds.webhook import webhook_routes
+from bot.store.tables import DecisionRow
+from tests.integration.test_reconciler import KEY
+from tests.integration.test_reconciler import Keeper as Reconciling
 from tests.support.servers import free_port, serving, until
+from tests.support.sessions import STUDENT, T0, TUTOR
 from tests.support.signalling import SignallingServer
 
 SECRET = "secret-of-the-signalling-server"
@@ -136,3 +142,29 @@ async def test_canary__somebody_posts_without_the_secret_in_its_name__isnt_heard
         for _ in range(5):
             assert (await http.post(url, json=forged)).status == 200
         assert keeper.heard == heard
+
+
+# What it is good for -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("canary_until_s", "ended_s"), [(None, 400), (300, 190), (110, None)], ids=["none", "up", "lost with the room"]
+)
+async def test_silence__of_the_only_room__ends_it_soon_only_while_the_canary_is_heard(
+    tmp_path: Path, canary_until_s: int | None, ended_s: int | None
+) -> None:
+    """with a single room and no canary, silence nudges, and ends only after SOLE_ROOM_TIMEOUT_S"""
+    keeper = Reconciling(tmp_path / "keeper.db")
+    await keeper.reconciler.load(0)
+    await keeper.start(KEY)
+    await keeper.say(keeper.hint(Kind.READY, Source.WEBHOOK, student=STUDENT, tutor=TUTOR))
+    for second in range(0, 1_000, 5):
+        await keeper.at(second)
+        if second <= 100 and second % 10 == 0:
+            await keeper.say(keeper.hint(Kind.HEARTBEAT, Source.WEBHOOK))
+        if canary_until_s is not None and second <= canary_until_s and second % 15 == 5:
+            await keeper.reconciler.posted()
+            await keeper.reconciler.canary_heard()
+    ends = [(row.at_ms - T0) // 1000 for row in keeper.rows(DecisionRow) if row.action == "end"]
+    assert ends == ([] if ended_s is None else [ended_s])
+    keeper.writer.close()
