@@ -26,6 +26,7 @@ from prometheus_client import (
 )
 
 from bot.domain.facts import Kind, Source
+from bot.domain.table import TABLE
 from bot.nudges.channel import How
 from bot.ops.catalogue import ALERTS
 from bot.ops.readiness import NAMES
@@ -37,10 +38,7 @@ PREFIX = "langdao_keeper"
 OTHER = "other"
 
 ACTIONS = ("wait", "nudge", "end", "hold", "alert", "close")
-REASONS = (
-    "running", "told", "ended", "contradiction", "away", "silence", "timeout", "settle", "drained", "orphan", "paying",
-    "ended-on-chain",
-)  # fmt: skip
+REASONS = (*dict.fromkeys(row.rule.partition(":")[0] for row in TABLE), "running", "ended-on-chain")
 TX_KINDS = ("settle", "retract", "fill")
 TX_STEPS = ("stored", "sent", "mined", "confirmed", "final", "replaced", "lost", "reorged-out")
 METHODS = (
