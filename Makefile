@@ -58,6 +58,10 @@ test: setup chromium ## all tests: contracts through ape, on Anvil and on Hardha
 	@status=0; ape test tests/contracts || status=$$?; $(HARDHAT) || status=$$?; $(MAKE) chaos || status=$$?; \
 		$(BROWSER) || status=$$?; pytest --ignore=tests/browser || status=$$?; exit $$status
 
+.PHONY: test-deep
+test-deep: setup ## the property tests with far more examples (an hour or more)
+	@HYPOTHESIS_PROFILE=deep $(PY) -m pytest --timeout=0 tests/property
+
 .PHONY: test-contracts
 test-contracts: setup ## the contract tests only
 	@ape test tests/contracts

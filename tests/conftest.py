@@ -1,6 +1,13 @@
-"""For all tests: hypothesis judges what our code does, not how fast a shared machine generates examples."""
+"""For all tests: hypothesis judges what our code does, not how fast a shared machine generates examples.
+
+`HYPOTHESIS_PROFILE=deep` (`make test-deep`) plays far more examples than a change's check has time for.
+"""
+
+import os
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("keeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("keeper")
+QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+settings.register_profile("keeper", deadline=None, suppress_health_check=QUIET)
+settings.register_profile("deep", deadline=None, suppress_health_check=QUIET, max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "keeper"))

@@ -33,6 +33,7 @@ COMMANDS = {
     "stranded": "bot.cli.stranded",
     "sessions": "bot.cli.sessions",
     "explain": "bot.cli.explain",
+    "replay": "bot.cli.replay",
     "settlements": "bot.cli.settlements",
     "txs": "bot.cli.txs",
     "settle": "bot.cli.settle",

@@ -14,6 +14,7 @@ import structlog
 
 from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import SessionKey
+from bot.domain.saw import pack
 from bot.reconciler.mass_end import MassEnd, held
 from bot.reconciler.memory import Live, Memory, verdict
 from bot.store import breaker as breaker_rows
@@ -25,7 +26,7 @@ SLICE = 100  # sessions decided on before others in the loop get a moment
 log = structlog.get_logger("reconciler")
 
 
-News = tuple[SessionKey, Live, Decision]
+News = tuple[SessionKey, Live, Decision, dict[str, Any]]  # with what it saw
 
 
 class Effects(Protocol):
@@ -64,12 +65,12 @@ class Decisions:
             live = self._memory.live.get(key)
             if live is not None and (self._memory.watches or live.session.settle is not None):
                 news.extend(self._decide(key, live, now))
-        trip = self._mass.notice(((key, decision) for key, _, decision in news), now)
+        trip = self._mass.notice(((key, decision) for key, _, decision, _ in news), now)
         if trip is not None:
             news = self._anew(news, now)
         self.on_deadline()
         if news:
-            if ends := [key for key, _, decision in news if decision.action is Action.END]:
+            if ends := [key for key, _, decision, _ in news if decision.action is Action.END]:
                 self._effects.expect(ends)
 
             def change(tx: Any) -> Any:
@@ -79,7 +80,7 @@ class Decisions:
             told, stored = await self._writer(change)
             if trip is not None:
                 self._effects.alert(breaker_rows.ALERT, trip.text, None, told)
-            for (key, live, decision), (action_id, alert_id, text) in zip(news, stored, strict=True):
+            for (key, live, decision, _), (action_id, alert_id, text) in zip(news, stored, strict=True):
                 self._carry_out(key, live, decision, action_id, alert_id, text, now)
         self.on_decided(keys)
 
@@ -106,9 +107,9 @@ class Decisions:
     def _anew(self, news: list[News], now: int) -> list[News]:
         """The breaker has tripped: what was to end is decided again."""
         found: list[News] = []
-        for key, live, decision in news:
+        for key, live, decision, saw in news:
             if decision.action is not Action.END:
-                found.append((key, live, decision))
+                found.append((key, live, decision, saw))
                 continue
             live.settling = False
             found.extend(self._decide(key, live, now))
@@ -118,7 +119,8 @@ class Decisions:
         memory = self._memory
         found = []
         for _ in range(8):  # several nudges or alerts may be due at once; each is its own decision
-            decision = decide(live.session, memory.policy, memory.world(live), now)
+            world = memory.world(live)
+            decision = decide(live.session, memory.policy, world, now)
             look = decision.look_again_ms
             live.due_ms = decision.due_ms
             if decision.action is Action.END and (live.settling or now < live.retry_ms):
@@ -127,12 +129,12 @@ class Decisions:
             memory.deadlines.set(key, None if decision.action is Action.CLOSE else look)
             if decision.action in (Action.NUDGE, Action.ALERT):
                 live.session.nudged[str(decision.mark)] = now
-                found.append((key, live, decision))
+                found.append((key, live, decision, pack(live.session, world)))
                 continue
             (memory.held.add if held(decision) else memory.held.discard)(key)
             decided = verdict(decision.action.value, decision.reason, _hold_of(decision))
             if decision.action is Action.END or decided != live.decided:
-                found.append((key, live, decision))
+                found.append((key, live, decision, pack(live.session, world)))
             if decision.action is Action.END:
                 live.settling = True
             live.decided = decided
@@ -140,9 +142,9 @@ class Decisions:
         return found
 
     def _store(
-        self, tx: Any, key: SessionKey, live: Live, decision: Decision, now: int
+        self, tx: Any, key: SessionKey, live: Live, decision: Decision, saw: dict[str, Any], now: int
     ) -> tuple[int | None, int | None, str]:
-        number = records.add_decision(tx, key, decision, now)
+        number = records.add_decision(tx, key, decision, now, saw)
         payload = {"reason": decision.reason, "mark": decision.mark, "ask": decision.ask, "due_ms": decision.due_ms}
         if decision.action is Action.NUDGE:
             stored = records.add_action(tx, f"nudge:{key}:{decision.mark}", "nudge", key, number, now, payload)

@@ -31,7 +31,7 @@ from bot.reconciler.intake import Intake
 from bot.reconciler.mass_end import MassEnd
 from bot.reconciler.memory import CANARY, Conditions, Live, Memory
 from bot.reconciler.settlements import Settlements
-from bot.store import breaker, records
+from bot.store import breaker, history, records
 from bot.store.db import Writer
 
 log = structlog.get_logger("reconciler")
@@ -273,6 +273,7 @@ class Reconciler:
         async with self._turn:
             memory, now = self.memory, self.memory.now()
             memory.watches = watches
+            await self._writer(lambda tx: history.note_policy(tx, memory.policy, now))
             digest = await start.first(memory, self._writer, now) if watches else None
             await self.mass_end.load(now)
             actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)

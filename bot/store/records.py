@@ -118,9 +118,12 @@ def unlinked_facts(session: Session, since_ms: int) -> list[Fact]:
 
 
 def link_facts(session: Session, ids: Sequence[int], key: SessionKey) -> None:
-    """Says which session these facts are about."""
+    """Says which session these facts are about, as has just become known."""
+    newest = session.execute(columns(func.max(DecisionRow.id))).scalar() or 0
     for part in _parts(list(ids)):
-        session.execute(update(FactRow).where(col(FactRow.id).in_(part)).values(session_key=str(key)))
+        session.execute(
+            update(FactRow).where(col(FactRow.id).in_(part)).values(session_key=str(key), joined_after=newest)
+        )
 
 
 def room_facts(session: Session, room: str) -> list[Fact]:
@@ -328,7 +331,10 @@ def our_tx(session: Session, tx_hash: str) -> bool:
 # Decisions and actions -----------------------------------------------------------------------------------------------
 
 
-def add_decision(session: Session, key: SessionKey, decision: Decision, at_ms: int) -> int:
+def add_decision(
+    session: Session, key: SessionKey, decision: Decision, at_ms: int, saw: Mapping[str, Any] | None = None
+) -> int:
+    """Stores a decision with what it saw; the number it got."""
     return _insert(
         session,
         DecisionRow,
@@ -338,6 +344,8 @@ def add_decision(session: Session, key: SessionKey, decision: Decision, at_ms: i
         reason=decision.reason,
         look_again_ms=decision.look_again_ms,
         inputs=dict(decision.inputs) | {"mark": decision.mark},
+        facts_to=session.execute(columns(func.max(_FACTS.c.id))).scalar() or 0,
+        saw=saw,
     )
 
 

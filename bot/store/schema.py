@@ -17,8 +17,8 @@ from bot.store.db import Database
 
 log = structlog.get_logger("store")
 
-HEAD = "0004"
-_KNOWN = ("0001", "0002", "0003", "0004")
+HEAD = "0005"
+_KNOWN = ("0001", "0002", "0003", "0004", "0005")
 
 
 def version(database: Database) -> str | None:

@@ -145,6 +145,7 @@ class FactRow(Table, table=True):
     can_return: bool = False
     payload: dict = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     session_key: str | None = Field(default=None, index=True)
+    joined_after: int | None = Field(default=None, sa_column=_big())  # the newest decision then, if linked later
 
 
 class DecisionRow(Table, table=True):
@@ -158,6 +159,18 @@ class DecisionRow(Table, table=True):
     reason: str
     look_again_ms: int | None = Field(default=None, sa_column=_big())
     inputs: dict = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    facts_to: int | None = Field(default=None, sa_column=_big())  # the newest fact of any session then
+    saw: dict | None = Field(default=None, sa_column=Column(JSON))  # what facts don't say (`bot.domain.saw`)
+
+
+class PolicyRow(Table, table=True):
+    """A policy that decisions went by, from its keeper's start on."""
+
+    __tablename__ = "policies"
+    id: int | None = Field(default=None, primary_key=True)
+    at_ms: int = Field(sa_column=_big(nullable=False))
+    decided_after: int = Field(sa_column=_big(nullable=False))  # the newest decision then
+    policy: dict = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 
 class ActionRow(Table, table=True):

@@ -11,7 +11,7 @@ from bot.domain.facts import Kind, SessionKey
 from bot.ops.inbox import Inbox
 from bot.store import breaker
 from bot.store.tables import AlertRow, DecisionRow, FactRow, InboxRow
-from tests.integration.test_reconciler import RATE, Keeper
+from tests.support.keeper import RATE, Keeper
 from tests.support.sessions import T0, address
 
 COUNT = 24

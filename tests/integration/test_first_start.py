@@ -19,8 +19,8 @@ from bot.reconciler.start import FIRST
 from bot.store.db import Database
 from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Settlement
 from tests.integration.test_cli_daemon import OWNER_KEY, running, until
-from tests.integration.test_reconciler import KEY, OTHER, Keeper
 from tests.support.anvil import Anvil, anvil, calldata
+from tests.support.keeper import KEY, OTHER, Keeper
 from tests.support.servers import free_port
 from tests.support.sessions import OTHER_STUDENT, STUDENT, TUTOR
 

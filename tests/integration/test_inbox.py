@@ -15,7 +15,7 @@ from bot.reconciler import Reconciler
 from bot.store import schema
 from bot.store.db import Database, Writer
 from bot.store.tables import InboxRow
-from tests.integration.test_reconciler import Recorded
+from tests.support.keeper import Recorded
 from tests.support.sessions import T0
 
 

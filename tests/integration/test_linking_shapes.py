@@ -11,7 +11,7 @@ import pytest
 from bot.domain.facts import Kind, SessionKey, Source
 from bot.feeds import wire
 from bot.store.tables import FactRow, Room
-from tests.integration.test_reconciler import KEY, OTHER, Keeper
+from tests.support.keeper import KEY, OTHER, Keeper
 from tests.support.sessions import OTHER_STUDENT, OTHER_TUTOR, STUDENT, TUTOR
 
 BOTH = {"studentAddress": STUDENT, "tutorAddress": TUTOR}

@@ -13,7 +13,7 @@ from bot.domain.facts import Kind
 from bot.domain.identity import Identity
 from bot.errors import TryAgain
 from bot.plans import Plans
-from tests.integration.test_reconciler import KEY, OTHER, RATE, T0_S, Keeper, keeper
+from tests.support.keeper import KEY, OTHER, RATE, T0_S, Keeper, keeper
 from tests.support.servers import until
 from tests.support.sessions import STUDENT, T0, TUTOR
 

@@ -21,7 +21,7 @@ from bot.web.app import keeper_app
 from bot.web.gateway import GatewayConfig
 from bot.web.gateway.server import create_gateway
 from bot.web.still_here import still_here_routes
-from tests.integration.test_reconciler import KEY, Keeper
+from tests.support.keeper import KEY, Keeper
 from tests.support.servers import serving
 from tests.support.sessions import OTHER_STUDENT, OTHER_TUTOR, STUDENT, TUTOR
 

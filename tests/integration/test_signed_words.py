@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.domain.facts import Hint, Kind, Source, Trust
-from tests.integration.test_reconciler import KEY, OTHER, Keeper
+from tests.support.keeper import KEY, OTHER, Keeper
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from bot.domain.facts import Kind, SessionKey
 from bot.domain.urgency import Urgency
 from bot.store.tables import DecisionRow
-from tests.integration.test_reconciler import KEY, RATE, Keeper
+from tests.support.keeper import KEY, RATE, Keeper
 from tests.support.sessions import OTHER_TUTOR, STUDENT, T0, TUTOR
 
 SECOND = SessionKey(2, STUDENT, OTHER_TUTOR)  # the same student's, with another tutor
