@@ -57,8 +57,10 @@ def know_chain(session: Session, saw: Mapping[str, Any]) -> None:
 
 def world_of(saw: Mapping[str, Any]) -> World:
     """The world that it was decided in."""
-    said = dict(saw["world"])
-    return World(feed=Feed(**_known(Feed, said.pop("feed"))), **_known(World, said))
+    said: dict[str, Any] = dict(saw["world"])
+    feed = Feed(**_known(Feed, said.pop("feed")))
+    lists = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
+    return World(feed=feed, **_known(World, said | lists))
 
 
 def policy_of(said: Mapping[str, Any]) -> Policy:
