@@ -119,6 +119,14 @@ bench-feeds: setup ## 2,000 rooms posting heartbeats and hang-ups for a minute; 
 bench-core: setup ## the core's events a second; memory and restart with 100,000 live sessions; one JSON line
 	@$(PY) -m bench.core
 
+.PHONY: bench-start
+bench-start: setup ## seconds to --help, to the first request and to ready, and memory at rest; one JSON line
+	@$(PY) -m bench.start
+
+.PHONY: soak
+soak: setup ## MINUTES with LESSONS lessons coming and going: memory, files and lag stay as they were; one JSON line
+	@$(PY) -m bench.soak --minutes $(or $(MINUTES),30) --lessons $(or $(LESSONS),200)
+
 ##@ Maintain
 .PHONY: format
 format: setup ## rewrite the code in the project's format

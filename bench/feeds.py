@@ -5,7 +5,7 @@
 A real node, a real `langdao-keeper run` in a process of its own, and posts on 32 kept connections, each at its own
 moment, whether or not the one before was answered. `lag` is from that moment to the answer, so it holds what the
 client waits for its turn, and an answer means that the post is stored. `lost` is what the database doesn't show
-afterwards. `cpu_s` and `rss_mb` are the keeper's alone.
+afterwards. `cpu_s` and `rss_mb` (its highest) are the keeper's alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import sqlite3
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.process import Usage
 from bot.feeds.webhook import secret_in
 from tests.support.anvil import langdao
 from tests.support.record import environment
@@ -58,7 +58,8 @@ def main() -> None:
         with running(home, given) as keeper:
             url = f"http://127.0.0.1:{port}"
             result = asyncio.run(measure(url, secret, asked.rooms, asked.seconds, random.Random(asked.seed)))
-            result |= cost(keeper.pid)
+            used = Usage.of(keeper.pid)
+            result |= {"cpu_s": round(used.cpu_s, 1), "rss_mb": round(used.peak_mb, 1)}
             keeper.terminate()
             keeper.wait(20)
         beats, ends = stored(home / "keeper.db")
@@ -136,15 +137,6 @@ async def listening(http: aiohttp.ClientSession, url: str) -> None:
         if time.monotonic() > deadline:
             raise SystemExit("the keeper doesn't listen")
         await asyncio.sleep(0.1)
-
-
-def cost(pid: int) -> dict[str, float]:
-    """CPU seconds and the highest resident memory of a process, its start included."""
-    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    ticks = int(stat[11]) + int(stat[12])
-    peak_kb = int(status["VmHWM"].split()[0])
-    return {"cpu_s": round(ticks / os.sysconf("SC_CLK_TCK"), 1), "rss_mb": round(peak_kb / 1024, 1)}
 
 
 def stored(path: Path) -> tuple[int, int]:

@@ -56,7 +56,12 @@ def too_many(error: RpcError) -> bool:
 
 
 def rate_limited(error: RpcError) -> bool:
-    """True if the node would have answered somebody who asks less often."""
+    """True if the node would have answered somebody who asks less often.
+
+    Never of a call that reverted: those words are a contract's, and anybody may have written it.
+    """
+    if error.code == 3 or "revert" in error.message.lower():
+        return False
     return (error.code in (429, -32005, -32097) and not too_many(error)) or _RATE.search(error.message) is not None
 
 

@@ -730,3 +730,17 @@ async def test_keep_deadlines__nothing_else_happens_in_the_loop__ticks_when_due(
     running.cancel()
     assert ticks
     assert 0.2 < ticks[0] < 1.5
+
+
+async def test_keep_deadlines__moved_again_while_one_rings__none_is_left_out(
+    keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    """however late, no deadline is lost"""
+    now = time.time_ns() // 1_000_000
+    running = asyncio.create_task(keep_deadlines(keeper.reconciler, lambda: time.time_ns() // 1_000_000))
+    for turn in range(200):
+        keeper.reconciler.deadlines.set(KEY, now - 1 - turn)
+        keeper.reconciler._decisions.on_deadline()
+        await asyncio.sleep(0)
+    running.cancel()
+    assert [line for line in caplog.messages if "skipped" in line] == []
