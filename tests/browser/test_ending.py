@@ -242,6 +242,19 @@ async def test_reload__settled__is_still_shown_and_told_only_once(stack: Stack, 
     assert len(posts) == 1
 
 
+async def test_reload__two_hours_later__what_was_begun_is_forgotten(stack: Stack, visit: Visit) -> None:
+    lesson = await stack.lesson()
+    visitor = await visit(lesson)
+    page = await visitor.open(lesson.path)
+    with stack.nothing_mined():
+        await press(page, PAY)
+        await reached(page, "sent")
+        await visitor.context.add_init_script("const now = Date.now; Date.now = () => now() + 7_201_000")
+        await page.reload()
+        await expect(page.get_by_role("button", name=PAY)).to_be_visible()
+    await ended(page)
+
+
 async def test_reload__while_signing__offers_to_ask_again(stack: Stack, visit: Visit) -> None:
     lesson = await stack.lesson()
     visitor = await visit(lesson)

@@ -307,6 +307,8 @@ def test_run__gateway_inside__a_hang_up_posted_to_it_is_ended_on_chain(world: Wo
         told = until(shown)
         assert told["bill"]["endedBy"] == "keeper"
         assert int(told["bill"]["paid"]) == told["bill"]["seconds"] * int(told["rate"])
+        watching = urllib.request.urlopen(f"http://{bind}/api/sessions/1/events", timeout=10)
+        assert watching.readline() == b"event: state\n"
         daemon.terminate()
         assert daemon.wait(15) == 0
 

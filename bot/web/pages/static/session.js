@@ -1,15 +1,20 @@
 /* /s/<id>: keeps what the server rendered up to date, by the feed of langdao.js; the buttons are till.js's. */
 const { open, pending, money, clock, short, put } = LangDAO;
 const $ = (id) => document.getElementById(id);
-const page = $("page"), words = JSON.parse($("words").textContent), name = page.dataset.name;
+const page = $("page"),
+  words = JSON.parse($("words").textContent),
+  name = page.dataset.name;
 const feed = open(name, JSON.parse($("state").textContent)); // before the elements open it without a state
 const till = (await LangDAO.act()).tillOf(feed);
 let button = null;
 $("no-script")?.remove();
 
-const moment = (s) => (s ? new Date(s * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }) : "");
+const moment = (s) =>
+  s ? new Date(s * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }) : "";
 const set = (id, text) => put($(id), text);
-const hide = (id, hidden) => { if ($(id).hidden !== hidden) $(id).hidden = hidden; };
+const hide = (id, hidden) => {
+  if ($(id).hidden !== hidden) $(id).hidden = hidden;
+};
 
 /** The one thing that is wrong with the page itself; what went wrong with a button stands beside the buttons. */
 const troubled = (state) => {
@@ -21,12 +26,16 @@ const troubled = (state) => {
 };
 
 const show = () => {
-  const one = feed.lesson, sums = feed.figures();
+  const one = feed.lesson,
+    sums = feed.figures();
   const state = one ? one.state : feed.link === "unknown" ? "unknown" : feed.state ? "none" : "unknown";
   page.dataset.state = state;
   set("pill", words.pills[state]);
   const headline = words.headlines[state === "due" && one.ask ? "ask" : state];
-  if ($("headline").textContent !== headline) { set("headline", headline); set("heard", headline); }
+  if ($("headline").textContent !== headline) {
+    set("headline", headline);
+    set("heard", headline);
+  }
   document.title = (one && !feed.over ? clock(sums.seconds) + " · " : "") + headline + " · LangDAO";
   set("why", one?.why || words.why[state] || "");
   for (const id of ["meter", "facts"]) hide(id, !one);
@@ -49,15 +58,18 @@ const figures = (one, sums, state) => {
   set("cost", sums.cost === null ? "…" : money(sums.cost));
   set("rate", one.rate === null ? "" : money(BigInt(one.rate) * 60n) + " a minute");
   const counts = state === "due" && sums.left !== null;
-  set("when-text", state === "held" ? "" : state === "due" && !counts ? words.when.open : words.when[state] ?? "");
+  set("when-text", state === "held" ? "" : state === "due" && !counts ? words.when.open : (words.when[state] ?? ""));
   set("left", counts ? clock(sums.left) : "");
   hide("when", !$("when-text").textContent);
   const lasts = feed.over || sums.lasts === null || sums.lasts > 900 ? null : sums.lasts;
   hide("lasts", lasts === null);
   if (lasts !== null) set("lasts", lasts > 0 ? `${words.when.lasts} ${clock(lasts)}.` : words.when.drained);
-  const you = (address) => short(address) + (till.account && till.account.toLowerCase() === address.toLowerCase() ? " (you)" : "");
-  set("student", you(one.student)); $("student").title = one.student;
-  set("tutor", you(one.tutor)); $("tutor").title = one.tutor;
+  const you = (address) =>
+    short(address) + (till.account && till.account.toLowerCase() === address.toLowerCase() ? " (you)" : "");
+  set("student", you(one.student));
+  $("student").title = one.student;
+  set("tutor", you(one.tutor));
+  $("tutor").title = one.tutor;
   set("number", String(one.sessionId));
   set("began", moment(one.startedAt));
   if (!one.bill) return remember(one);
@@ -75,7 +87,13 @@ const figures = (one, sums, state) => {
 const remember = (one) => {
   if (pending()) return;
   const languageId = feed.state.rooms[0]?.languageId ?? feed.state.chain?.session?.languageId ?? 0;
-  pending({ requestId: name, tutorAddress: one.tutor, studentAddress: one.student, languageId, startTime: Date.now() });
+  pending({
+    requestId: name,
+    tutorAddress: one.tutor,
+    studentAddress: one.student,
+    languageId,
+    startTime: Date.now(),
+  });
 };
 
 $("trouble-button").addEventListener("click", () => (button === "pay" ? till.pay() : feed.refresh()));

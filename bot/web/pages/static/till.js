@@ -1,33 +1,44 @@
 /* What signs and sends: wallets, the steps of an end, signed statements, <langdao-actions>. Loaded by langdao.js when
    somebody may want to act. Plain EIP-1193 calls; holds no keys, and sends nothing but what a button says. */
 const { base, kept, local, pending, Part, h, put } = LangDAO;
-const END = "0x7ce02794", ACTIVE = "0x23ef2936"; // endSession(address), activeSessions(address)
+const END = "0x7ce02794",
+  ACTIVE = "0x23ef2936"; // endSession(address), activeSessions(address)
 const ENDED = "0x1f566c0c31d295290bb19b5162e239dbdeeb51107556dd0c39b1a86a303ed393"; // SessionEnded
 const GAS = 300000; // fixed: an estimate of the first second is too low by a whole transfer
+const KEEP_MS = 2 * 3600 * 1000; // what was begun longer ago is forgotten
 const STEPS = ["asked", "sent", "mined", "settled"];
 const same = (a, b) => String(a).toLowerCase() === String(b).toLowerCase();
 const word = (hex) => hex.replace(/^0x/, "").toLowerCase().padStart(64, "0");
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const hexed = (bytes) => "0x" + [...bytes].map((n) => n.toString(16).padStart(2, "0")).join("");
-class Trouble extends Error { constructor(code) { super(code); this.code = code; } }
+class Trouble extends Error {
+  constructor(code) {
+    super(code);
+    this.code = code;
+  }
+}
 // Each: one sentence, one button, and what the button does.
 const ERRORS = {
   "no-wallet": ["No wallet was found in this browser.", "Look again", "again"],
-  "refused": ["You said no in your wallet, so nothing was sent.", "Ask again", "again"],
-  "pending": ["Your wallet is already asking: open it and answer there.", "Ask again", "again"],
+  refused: ["You said no in your wallet, so nothing was sent.", "Ask again", "again"],
+  pending: ["Your wallet is already asking: open it and answer there.", "Ask again", "again"],
   "wrong-network": ["Your wallet is on another network than this lesson.", "Switch network", "switchNetwork"],
   "no-gas": ["Your account has too little ETH to pay the network fee.", "End it for me instead", "endForMe"],
-  "stranger": ["This account is neither the student nor the tutor of this lesson.", "Choose another account", "switchAccount"],
-  "over": ["This lesson has already ended.", "Show the bill", "refresh"],
-  "failed": ["The transaction failed, and the lesson is still running.", "Try again", "again"],
-  "lost": ["Your wallet dropped the transaction, and the lesson is still running.", "Try again", "again"],
-  "busy": ["Another tab is already asking your wallet.", "Try again", "again"],
-  "interrupted": ["This page was reloaded while your wallet was asking.", "Ask again", "again"],
-  "expired": ["The signature came too late.", "Sign again", "again"],
-  "limited": ["Too many requests came from your network; wait a minute.", "Try again", "again"],
+  stranger: [
+    "This account is neither the student nor the tutor of this lesson.",
+    "Choose another account",
+    "switchAccount",
+  ],
+  over: ["This lesson has already ended.", "Show the bill", "refresh"],
+  failed: ["The transaction failed, and the lesson is still running.", "Try again", "again"],
+  lost: ["Your wallet dropped the transaction, and the lesson is still running.", "Try again", "again"],
+  busy: ["Another tab is already asking your wallet.", "Try again", "again"],
+  interrupted: ["This page was reloaded while your wallet was asking.", "Ask again", "again"],
+  expired: ["The signature came too late.", "Sign again", "again"],
+  limited: ["Too many requests came from your network; wait a minute.", "Try again", "again"],
   "chain-away": ["The chain can't be reached right now, so nothing was changed.", "Try again", "again"],
-  "down": ["The server can't be reached right now.", "Try again", "again"],
-  "other": ["That didn't work, and nothing was changed.", "Try again", "again"],
+  down: ["The server can't be reached right now.", "Try again", "again"],
+  other: ["That didn't work, and nothing was changed.", "Try again", "again"],
 };
 
 // Wallets: EIP-6963, else window.ethereum -----------------------------------------------------------------------------
@@ -41,7 +52,8 @@ const wallets = async () => {
 };
 const codeOf = (error) => {
   if (error instanceof Trouble) return error.code;
-  const code = error?.code, text = String(error?.message ?? "").toLowerCase();
+  const code = error?.code,
+    text = String(error?.message ?? "").toLowerCase();
   if (code === 4001 || code === "ACTION_REJECTED") return "refused";
   if (code === -32002) return "pending";
   if (code === 4902 || code === 4901) return "wrong-network";
@@ -53,40 +65,76 @@ const codeOf = (error) => {
 class Till extends EventTarget {
   constructor(feed) {
     super();
-    this.feed = feed; this.error = null; this.doing = null; this.choices = null; this.account = null;
+    this.feed = feed;
+    this.error = null;
+    this.doing = null;
+    this.choices = null;
+    this.account = null;
     feed.addEventListener("change", () => this.look());
-    addEventListener("storage", (event) => { if (event.key === this.key) { this.load(); this.changed(); } });
+    addEventListener("storage", (event) => {
+      if (event.key === this.key) {
+        this.load();
+        this.changed();
+      }
+    });
   }
-  get key() { return this.feed.lesson && this.feed.key; }
-  get step() { return this.record?.step ?? null; }
-  changed() { this.dispatchEvent(new Event("change")); }
-  load() { this.record = this.key ? kept(local, this.key) : null; }
-  note(step, more) { this.record = { ...this.record, ...more, step, at: Date.now() }; kept(local, this.key, this.record); this.changed(); }
-  drop() { this.record = null; if (this.key) kept(local, this.key, null); }
+  get key() {
+    return this.feed.lesson && this.feed.key;
+  }
+  get step() {
+    return this.record?.step ?? null;
+  }
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+  load() {
+    this.record = this.key ? kept(local, this.key) : null;
+    if (this.record && Date.now() - this.record.at > KEEP_MS) this.drop();
+  }
+  note(step, more) {
+    this.record = { ...this.record, ...more, step, at: Date.now() };
+    kept(local, this.key, this.record);
+    this.changed();
+  }
+  drop() {
+    this.record = null;
+    if (this.key) kept(local, this.key, null);
+  }
   /** The feed said something, or the page was opened: take up what was left. */
   look() {
     if (!this.feed.lesson) return;
     if (!this.loaded) {
       this.loaded = true;
       this.load();
-      if (this.step === "asked") { this.drop(); if (!this.feed.over) this.fail("interrupted", "pay"); }
-      else if (this.step === "signed") { this.drop(); if (!this.feed.over) this.fail("interrupted", "endForMe"); }
-      else if (this.step === "sent" && !this.feed.over) this.run("pay", () => this.follow());
+      if (this.step === "asked") {
+        this.drop();
+        if (!this.feed.over) this.fail("interrupted", "pay");
+      } else if (this.step === "signed") {
+        this.drop();
+        if (!this.feed.over) this.fail("interrupted", "endForMe");
+      } else if (this.step === "sent" && !this.feed.over) this.run("pay", () => this.follow());
     }
     if (this.feed.over && this.step && this.step !== "settled" && this.step !== "answered") this.settled();
     if (this.step === "settled" && !this.record.told) this.tell();
-    if (this.step === "answered" && this.feed.lesson.state === "running" && Date.now() - this.record.at > 30000) this.drop();
+    if (this.step === "answered" && this.feed.lesson.state === "running" && Date.now() - this.record.at > 30000)
+      this.drop();
     this.changed();
   }
-  fail(code, doing) { this.error = { code, doing, text: ERRORS[code][0], button: ERRORS[code][1] }; this.changed(); }
+  fail(code, doing) {
+    this.error = { code, doing, text: ERRORS[code][0], button: ERRORS[code][1] };
+    this.changed();
+  }
   /** The error's button. */
   remedy() {
-    const { code, doing } = this.error, name = ERRORS[code][2];
+    const { code, doing } = this.error,
+      name = ERRORS[code][2];
     return name === "again" ? this[doing]() : this[name](doing);
   }
   async run(doing, work) {
     if (this.doing) return;
-    this.doing = doing; this.error = null; this.changed();
+    this.doing = doing;
+    this.error = null;
+    this.changed();
     const alone = async (lock) => {
       if (lock === null) throw new Trouble("busy"); // another tab has it
       await work();
@@ -100,7 +148,8 @@ class Till extends EventTarget {
       this.fail(code, doing);
       if (code === "over") this.feed.refresh();
     }
-    this.doing = null; this.changed();
+    this.doing = null;
+    this.changed();
   }
   /** The button End session & pay. */
   pay() {
@@ -108,11 +157,20 @@ class Till extends EventTarget {
       const { provider, account, lesson } = await this.signer();
       if (parseInt(await this.ask(provider, "eth_chainId"), 16) !== lesson.chainId) throw new Trouble("wrong-network");
       await this.stillActive(provider);
-      const [balance, price] = await Promise.all([this.ask(provider, "eth_getBalance", account, "latest"), this.ask(provider, "eth_gasPrice")]);
+      const [balance, price] = await Promise.all([
+        this.ask(provider, "eth_getBalance", account, "latest"),
+        this.ask(provider, "eth_gasPrice"),
+      ]);
       if (BigInt(balance) < BigInt(price) * BigInt(GAS)) throw new Trouble("no-gas");
       this.note("asked", { from: account, hash: null, told: false });
-      const data = END + word(lesson.tutor), gas = "0x" + GAS.toString(16);
-      const hash = await this.ask(provider, "eth_sendTransaction", { from: account, to: lesson.contract, data, gas });
+      const data = END + word(lesson.tutor),
+        gas = "0x" + GAS.toString(16);
+      const hash = await this.ask(provider, "eth_sendTransaction", {
+        from: account,
+        to: lesson.contract,
+        data,
+        gas,
+      });
       this.note("sent", { hash });
       await this.follow(provider);
     });
@@ -127,36 +185,55 @@ class Till extends EventTarget {
   }
   /** The button We are still in the lesson. */
   stillHere() {
-    return this.run("stillHere", async () => { await this.state("still-here"); this.note("answered", {}); });
+    return this.run("stillHere", async () => {
+      await this.state("still-here");
+      this.note("answered", {});
+    });
   }
   switchNetwork(doing) {
     return this.run(doing, async () => {
       const chainId = "0x" + this.feed.lesson.chainId.toString(16);
       await this.ask(await this.wallet(), "wallet_switchEthereumChain", { chainId });
-    }).then(() => { if (!this.error) return this[doing](); });
+    }).then(() => {
+      if (!this.error) return this[doing]();
+    });
   }
   switchAccount(doing) {
     return this.run(doing, async () => {
       await this.ask(await this.wallet(), "wallet_requestPermissions", { eth_accounts: {} });
-    }).then(() => { if (!this.error) return this[doing](); });
+    }).then(() => {
+      if (!this.error) return this[doing]();
+    });
   }
-  refresh() { this.error = null; this.changed(); return this.feed.refresh(); }
+  refresh() {
+    this.error = null;
+    this.changed();
+    return this.feed.refresh();
+  }
   async wallet(quietly) {
-    const found = await wallets(), known = kept(local, "langdao.wallet");
+    const found = await wallets(),
+      known = kept(local, "langdao.wallet");
     if (!found.length) throw new Trouble("no-wallet");
     let one = found.length === 1 ? found[0] : found.find((each) => each.info.rdns && each.info.rdns === known);
     if (!one && quietly) one = found[0];
     if (!one) {
-      one = await new Promise((pick) => { this.choices = found.map((each) => ({ name: each.info.name, pick: () => pick(each) })); this.changed(); });
+      one = await new Promise((pick) => {
+        this.choices = found.map((each) => ({ name: each.info.name, pick: () => pick(each) }));
+        this.changed();
+      });
       this.choices = null;
       kept(local, "langdao.wallet", one.info.rdns ?? null);
     }
     return one.provider;
   }
-  ask(provider, method, ...params) { return provider.request({ method, params }); }
+  ask(provider, method, ...params) {
+    return provider.request({ method, params });
+  }
   async signer() {
-    const lesson = this.feed.lesson, provider = await this.wallet();
-    const mine = [lesson.student, lesson.tutor], accounts = await this.ask(provider, "eth_requestAccounts");
+    const lesson = this.feed.lesson,
+      provider = await this.wallet();
+    const mine = [lesson.student, lesson.tutor],
+      accounts = await this.ask(provider, "eth_requestAccounts");
     const account = mine.find((one) => accounts.some((given) => same(given, one)));
     if (!account) throw new Trouble("stranger");
     this.account = account;
@@ -165,7 +242,9 @@ class Till extends EventTarget {
   /** The tutor's active session has to be this one: endSession ends whatever the tutor has. */
   async stillActive(provider) {
     const { contract, tutor, sessionId, student } = this.feed.lesson;
-    const words = (await this.ask(provider, "eth_call", { to: contract, data: ACTIVE + word(tutor) }, "latest")).slice(2);
+    const words = (await this.ask(provider, "eth_call", { to: contract, data: ACTIVE + word(tutor) }, "latest")).slice(
+      2,
+    );
     const at = (n) => words.slice(64 * n, 64 * n + 64);
     if (BigInt("0x" + (at(8) || "0")) !== BigInt(sessionId) || !same(at(0), word(student))) throw new Trouble("over");
   }
@@ -177,14 +256,19 @@ class Till extends EventTarget {
       if (receipt) return this.mined(provider, receipt);
       const known = await this.ask(provider, "eth_getTransactionByHash", this.record.hash).catch(() => true);
       unseen = known ? 0 : unseen + 1;
-      if (unseen > 12) { this.drop(); throw new Trouble("lost"); }
+      if (unseen > 12) {
+        this.drop();
+        throw new Trouble("lost");
+      }
       await sleep(1500);
     }
   }
   /** Only SessionEnded with this session's id is an end. */
   async mined(provider, receipt) {
     const { contract, sessionId } = this.feed.lesson;
-    const ended = receipt.logs.some((log) => same(log.address, contract) && log.topics[0] === ENDED && BigInt(log.topics[1]) === BigInt(sessionId));
+    const ended = receipt.logs.some(
+      (log) => same(log.address, contract) && log.topics[0] === ENDED && BigInt(log.topics[1]) === BigInt(sessionId),
+    );
     if (parseInt(receipt.status, 16) === 1 && ended) {
       this.note("mined", {});
       await sleep(400); // long enough to be seen
@@ -201,46 +285,88 @@ class Till extends EventTarget {
   }
   /** The backend is told with the hash. The payment stands whether it hears it or not. */
   async tell() {
-    const { hash, from } = this.record, lesson = this.feed.lesson;
+    const { hash, from } = this.record,
+      lesson = this.feed.lesson;
     if (!hash || this.telling) return;
     this.telling = true;
     try {
-      const said = { sessionId: lesson.rooms[0] ?? String(lesson.sessionId), userAddress: from, transactionHash: hash };
+      const said = {
+        sessionId: lesson.rooms[0] ?? String(lesson.sessionId),
+        userAddress: from,
+        transactionHash: hash,
+      };
       const answer = await this.post("/api/webrtc-session-ended", said);
       if (answer.status < 500 && answer.status !== 429) this.note("settled", { told: true });
-    } catch { /* again when the backend is heard again */ }
+    } catch {
+      /* again when the backend is heard again */
+    }
     this.telling = false;
   }
   post(path, said) {
     const headers = { "Content-Type": "application/json" };
-    return fetch(base + path, { method: "POST", headers, body: JSON.stringify(said) }).catch(() => { throw new Trouble("down"); });
+    return fetch(base + path, { method: "POST", headers, body: JSON.stringify(said) }).catch(() => {
+      throw new Trouble("down");
+    });
   }
   /** Signs a statement and hands it in. The words are those of bot/domain/statement.py. */
   async state(action) {
-    const { provider, account, lesson } = await this.signer(), id = lesson.sessionId;
+    const { provider, account, lesson } = await this.signer(),
+      id = lesson.sessionId;
     const expires = Math.floor(this.feed.state.nowMs / 1000 + this.feed.age) + 600;
     const nonce = hexed(crypto.getRandomValues(new Uint8Array(16)));
-    const text = statement({ action, address: account, contract: lesson.contract, chainId: lesson.chainId, id, expires, nonce });
+    const text = statement({
+      action,
+      address: account,
+      contract: lesson.contract,
+      chainId: lesson.chainId,
+      id,
+      expires,
+      nonce,
+    });
     const signature = await this.ask(provider, "personal_sign", hexed(new TextEncoder().encode(text)), account);
-    const answer = await this.post(`/api/sessions/${id}/statements`, { action, address: account, expires, nonce, signature });
+    const answer = await this.post(`/api/sessions/${id}/statements`, {
+      action,
+      address: account,
+      expires,
+      nonce,
+      signature,
+    });
     if (answer.ok) return;
     const { reason } = await answer.json().catch(() => ({}));
-    throw new Trouble({ "not-a-participant": "stranger", "no-such-session": "over" }[reason] ?? (reason in ERRORS ? reason : answer.status >= 500 ? "down" : "other"));
+    throw new Trouble(
+      { "not-a-participant": "stranger", "no-such-session": "over" }[reason] ??
+        (reason in ERRORS ? reason : answer.status >= 500 ? "down" : "other"),
+    );
   }
 }
 const statement = ({ action, address, contract, chainId, id, expires, nonce }) => {
-  const [title, meaning] = action === "end-session"
-    ? ["LangDAO: end my lesson now", `Session ${id} ends, and is paid up to that moment.`]
-    : ["LangDAO: my lesson goes on", `Session ${id} goes on, and goes on being billed.`];
+  const [title, meaning] =
+    action === "end-session"
+      ? ["LangDAO: end my lesson now", `Session ${id} ends, and is paid up to that moment.`]
+      : ["LangDAO: my lesson goes on", `Session ${id} goes on, and goes on being billed.`];
   const until = new Date(expires * 1000).toISOString().slice(0, 19) + "Z";
-  return [title, "", meaning, "", `Action: ${action}`, `Session: ${id}`, `Address: ${address}`, `Contract: ${contract}`,
-    `Chain: ${chainId}`, `Expires: ${until}`, `Nonce: ${nonce}`].join("\n");
+  return [
+    title,
+    "",
+    meaning,
+    "",
+    `Action: ${action}`,
+    `Session: ${id}`,
+    `Address: ${address}`,
+    `Contract: ${contract}`,
+    `Chain: ${chainId}`,
+    `Expires: ${until}`,
+    `Nonce: ${nonce}`,
+  ].join("\n");
 };
 
 const tills = new WeakMap();
 /** One till a feed, however many elements show it. */
 export const tillOf = (feed) => {
-  if (!tills.has(feed)) { tills.set(feed, new Till(feed)); tills.get(feed).look(); }
+  if (!tills.has(feed)) {
+    tills.set(feed, new Till(feed));
+    tills.get(feed).look();
+  }
   return tills.get(feed);
 };
 
@@ -249,16 +375,35 @@ class Actions extends Part {
   build(root) {
     this.till = tillOf(this.feed);
     this.till.addEventListener("change", () => this.show());
-    const button = (name, text, kind) => (this[name] = h("button", { type: "button", part: "button " + name, className: kind, onclick: () => this.till[name]() }, text));
-    this.buttons = h("div", { className: "col", part: "buttons" }, button("pay", "End session & pay", "main"), button("endForMe", "End it for me", ""), button("stillHere", "We are still in the lesson", ""));
+    const button = (name, text, kind) =>
+      (this[name] = h(
+        "button",
+        { type: "button", part: "button " + name, className: kind, onclick: () => this.till[name]() },
+        text,
+      ));
+    this.buttons = h(
+      "div",
+      { className: "col", part: "buttons" },
+      button("pay", "End session & pay", "main"),
+      button("endForMe", "End it for me", ""),
+      button("stillHere", "We are still in the lesson", ""),
+    );
     this.steps = h("ol", { part: "steps" }, ...STEPS.map((step) => h("li", {}, step[0].toUpperCase() + step.slice(1))));
     this.said = h("p", { role: "status", part: "status" });
-    this.err = h("div", { className: "err", part: "error" }, h("p", { role: "alert" }), h("button", { type: "button", onclick: () => this.till.remedy() }));
+    this.err = h(
+      "div",
+      { className: "err", part: "error" },
+      h("p", { role: "alert" }),
+      h("button", { type: "button", onclick: () => this.till.remedy() }),
+    );
     this.pick = h("div", { className: "col", part: "wallets" });
     root.append(h("div", { className: "col" }, this.buttons, this.pick, this.steps, this.said, this.err));
   }
   show() {
-    const { till, feed, mode } = this, { step, error, doing } = till, over = feed.over, at = STEPS.indexOf(step);
+    const { till, feed, mode } = this,
+      { step, error, doing } = till,
+      over = feed.over,
+      at = STEPS.indexOf(step);
     this.buttons.hidden = !feed.lesson || over || at >= 0 || step === "taken";
     this.stillHere.hidden = mode === "running" || step === "answered";
     for (const one of [this.pay, this.endForMe, this.stillHere]) one.disabled = !!doing;
@@ -268,17 +413,43 @@ class Actions extends Part {
       n === at ? one.setAttribute("aria-current", "step") : one.removeAttribute("aria-current");
     });
     this.err.hidden = !error || (over && error.code !== "over");
-    if (error) { put(this.err.firstChild, error.text); put(this.err.lastChild, error.button); }
+    if (error) {
+      put(this.err.firstChild, error.text);
+      put(this.err.lastChild, error.button);
+    }
     if (this.shown !== till.choices) {
       this.shown = till.choices;
-      this.pick.replaceChildren(...(till.choices ?? []).map((one) => h("button", { type: "button", onclick: one.pick }, one.name)));
+      this.pick.replaceChildren(
+        ...(till.choices ?? []).map((one) => h("button", { type: "button", onclick: one.pick }, one.name)),
+      );
     }
     const held = feed.lesson?.hold;
-    put(this.said, till.choices ? "Which wallet?" : over ? (at >= 0 ? "Settled. The lesson has ended and is paid." : "")
-      : step === "asked" ? "Confirm in your wallet." : step === "sent" ? "Sent. Waiting for a block." : step === "mined" ? "Mined. One moment."
-      : step === "signed" || doing === "stillHere" ? "Sign in your wallet; this costs nothing."
-      : step === "taken" ? (held ? "Noted. The keeper is paused and ends it as soon as it may." : "Noted. The keeper is ending it now.")
-      : step === "answered" ? "Noted: the lesson goes on." : doing ? "Looking at your wallet." : "");
+    put(
+      this.said,
+      till.choices
+        ? "Which wallet?"
+        : over
+          ? at >= 0
+            ? "Settled. The lesson has ended and is paid."
+            : ""
+          : step === "asked"
+            ? "Confirm in your wallet."
+            : step === "sent"
+              ? "Sent. Waiting for a block."
+              : step === "mined"
+                ? "Mined. One moment."
+                : step === "signed" || doing === "stillHere"
+                  ? "Sign in your wallet; this costs nothing."
+                  : step === "taken"
+                    ? held
+                      ? "Noted. The keeper is paused and ends it as soon as it may."
+                      : "Noted. The keeper is ending it now."
+                    : step === "answered"
+                      ? "Noted: the lesson goes on."
+                      : doing
+                        ? "Looking at your wallet."
+                        : "",
+    );
   }
 }
 customElements.define("langdao-actions", Actions);
