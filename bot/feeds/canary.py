@@ -82,7 +82,7 @@ class Canary:
         try:
             async with aiohttp.ClientSession(timeout=timeout) as http:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    socket = await http.ws_connect(_with_room(self._url, self.room))
+                    socket = await http.ws_connect(with_room(self._url, self.room))
                 try:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._every_s):
@@ -109,7 +109,7 @@ class Canary:
                 await self._on_lost(
                     f"No post of the keeper's own room came from the signalling server at {shown(self._url)} for "
                     f"{self._silence_s:g} s: it is down, or doesn't post to this keeper (`langdao-keeper webhook`). "
-                    "While that lasts, silence of a single room ends it only after SOLE_ROOM_TIMEOUT_S"
+                    "While that lasts and no other post comes, silence ends nothing"
                 )
 
     def _set_up(self, up: bool) -> None:
@@ -118,7 +118,8 @@ class Canary:
             log.info("canary.up" if up else "canary.down", signalling=shown(self._url))
 
 
-def _with_room(url: str, room: str) -> str:
+def with_room(url: str, room: str) -> str:
+    """The signalling server's address of a room."""
     pieces = urlsplit(url)
     query = "&".join(part for part in (pieces.query, urlencode({"room": room})) if part)
     return urlunsplit(pieces._replace(query=query))

@@ -16,6 +16,7 @@ from bot.settings import Settings
 from tests.support.anvil import RATE, World, anvil, langdao
 from tests.support.record import Record, inside, record
 from tests.support.servers import RedisServer, serving
+from tests.support.signalling import SignallingServer
 
 OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 OTHER_KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
@@ -324,3 +325,12 @@ async def test_doctor__little_room_on_the_disk__warns(
     monkeypatch.setattr("bot.ops.doctor.record.DISK_LOW_BYTES", 1 << 60)  # more than any disk has
     found = await _checks(world, database_url=one.url)
     assert (found["disk"].result, found["disk"].remedy is not None) == ("warning", True)
+
+
+async def test_doctor__signalling_server__opens_a_room_or_fails(world: World) -> None:
+    async with SignallingServer("http://127.0.0.1:9/").serving() as url:
+        found = await _checks(world, signalling_url=url)
+    assert found["signalling"].result == "ok"
+    found = await _checks(world, signalling_url="ws://127.0.0.1:9/")
+    assert (found["signalling"].result, found["signalling"].remedy is not None) == ("failed", True)
+    assert (await _checks(world))["signalling"].result == "skipped"

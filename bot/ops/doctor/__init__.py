@@ -37,6 +37,7 @@ STAGES: tuple[dict[str, Checker], ...] = (
     {"balance": money.balance, "nonce": money.pending},
     {
         "backend": around.backend,
+        "signalling": around.signalling,
         "redis": around.redis,
         "nudges": around.nudges,
         "public-url": around.public_url,

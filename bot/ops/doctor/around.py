@@ -9,6 +9,7 @@ import aiohttp
 
 from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import Misconfigured
+from bot.feeds.canary import PREFIX, with_room
 from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
 from bot.settings import shown
 
@@ -45,6 +46,22 @@ async def _dialect(http: aiohttp.ClientSession, url: str) -> str:
         limit = next((value for name, value in answer.headers.items() if name.lower() in LIMITS), None)
     known = "the bundled backend" if problem else "another backend: both dialects are heard"
     return f"{known}; {limit} requests a minute" if limit else f"{known}; its limit isn't told (the observed ones: 100)"
+
+
+async def signalling(patient: Patient) -> Check:
+    """Does the signalling server open a room for the canary?"""
+    url = patient.settings.signalling_url
+    if url is None:
+        raise Skip("SIGNALLING_URL is not set: a silent room can't be told from a silent feed")
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_S)
+    try:
+        async with asyncio.timeout(REQUEST_S), aiohttp.ClientSession(timeout=timeout) as http:
+            socket = await http.ws_connect(with_room(url.get_secret_value().strip(), f"{PREFIX}doctor"))
+            await socket.close()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        remedy = "Start the signalling server or mend SIGNALLING_URL"
+        return Check("signalling", "failed", f"{shown(url)}: {type(error).__name__}", remedy)
+    return Check("signalling", "ok", f"{shown(url)} opens a room; whether its post comes back, `status` tells")
 
 
 async def redis(patient: Patient) -> Check:
