@@ -84,6 +84,7 @@ class Follower:
         self._witnesses = Witnesses(rpc, identity.contract)
         self._zone: dict[int, str] | None = None  # number -> hash of the headers held; None: not loaded yet
         self._pruned_at = 0
+        self._final_stored = -1
         self._looked_again_at = -1
         self._node_head = -1
         self._untold: deque[Change] = deque()
@@ -374,8 +375,10 @@ class Follower:
         sweep = self._finality.awaited or bool(rows.ends and rows.ends[-1].block > finality.final_to)
         prune_below = self._prune_below(head.number)
 
-        step = Step(rows, finality, reorg, sweep, prune_below, self._finality.to if sweep else None)
+        finalized = self._finality.to if sweep and self._finality.to != self._final_stored else None
+        step = Step(rows, finality, reorg, sweep, prune_below, finalized)
         done = await self._writer(lambda session: store.advance(session, step))
+        self._final_stored = self._final_stored if finalized is None else finalized
         self.logs_indexed += len(rows.logs)
         self._finality.awaited = done.unfinal > 0
         self._remember(rows.blocks, reorg, prune_below)
