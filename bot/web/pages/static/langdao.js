@@ -159,7 +159,7 @@
   };
   let till = null;
   /** Loads what signs and sends, once somebody may want to: host pages are spared it until then. */
-  const act = () => (till ??= import(BASE + "/static/till.js"));
+  const act = () => (till ??= import(BASE + "/static/actions.js"));
 
   // Elements ----------------------------------------------------------------------------------------------------------
   const h = (tag, props = {}, ...inside) => {

@@ -1,4 +1,4 @@
-/* /s/<id>: keeps what the server rendered up to date, by the feed of langdao.js; the buttons are till.js's. */
+/* /s/<id>: keeps what the server rendered up to date, by the feed of langdao.js; the buttons are actions.js's. */
 const { open, pending, money, clock, short, put } = LangDAO;
 const $ = (id) => document.getElementById(id);
 const page = $("page"),

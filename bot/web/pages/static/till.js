@@ -1,12 +1,12 @@
-/* What signs and sends: wallets, the steps of an end, signed statements, <langdao-actions>. Loaded by langdao.js when
-   somebody may want to act. Plain EIP-1193 calls; holds no keys, and sends nothing but what a button says. */
-const { base, kept, local, pending, Part, h, put } = LangDAO;
+/* What signs and sends: wallets, the steps of an end, signed statements. Loaded by langdao.js when somebody may want to
+   act. Plain EIP-1193 calls; holds no keys, and sends nothing but what a button says. */
+const { base, kept, local, pending } = LangDAO;
 const END = "0x7ce02794",
   ACTIVE = "0x23ef2936"; // endSession(address), activeSessions(address)
 const ENDED = "0x1f566c0c31d295290bb19b5162e239dbdeeb51107556dd0c39b1a86a303ed393"; // SessionEnded
 const GAS = 300000; // fixed: an estimate of the first second is too low by a whole transfer
 const KEEP_MS = 2 * 3600 * 1000; // what was begun longer ago is forgotten
-const STEPS = ["asked", "sent", "mined", "settled"];
+export const STEPS = ["asked", "sent", "mined", "settled"];
 const same = (a, b) => String(a).toLowerCase() === String(b).toLowerCase();
 const word = (hex) => hex.replace(/^0x/, "").toLowerCase().padStart(64, "0");
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -339,7 +339,7 @@ class Till extends EventTarget {
     );
   }
 }
-const statement = ({ action, address, contract, chainId, id, expires, nonce }) => {
+export const statement = ({ action, address, contract, chainId, id, expires, nonce }) => {
   const [title, meaning] =
     action === "end-session"
       ? ["LangDAO: end my lesson now", `Session ${id} ends, and is paid up to that moment.`]
@@ -369,90 +369,3 @@ export const tillOf = (feed) => {
   }
   return tills.get(feed);
 };
-
-/** The three buttons, what became of them, and one error with one button. */
-class Actions extends Part {
-  build(root) {
-    this.till = tillOf(this.feed);
-    this.till.addEventListener("change", () => this.show());
-    const button = (name, text, kind) =>
-      (this[name] = h(
-        "button",
-        { type: "button", part: "button " + name, className: kind, onclick: () => this.till[name]() },
-        text,
-      ));
-    this.buttons = h(
-      "div",
-      { className: "col", part: "buttons" },
-      button("pay", "End session & pay", "main"),
-      button("endForMe", "End it for me", ""),
-      button("stillHere", "We are still in the lesson", ""),
-    );
-    this.steps = h("ol", { part: "steps" }, ...STEPS.map((step) => h("li", {}, step[0].toUpperCase() + step.slice(1))));
-    this.said = h("p", { role: "status", part: "status" });
-    this.err = h(
-      "div",
-      { className: "err", part: "error" },
-      h("p", { role: "alert" }),
-      h("button", { type: "button", onclick: () => this.till.remedy() }),
-    );
-    this.pick = h("div", { className: "col", part: "wallets" });
-    root.append(h("div", { className: "col" }, this.buttons, this.pick, this.steps, this.said, this.err));
-  }
-  show() {
-    const { till, feed, mode } = this,
-      { step, error, doing } = till,
-      over = feed.over,
-      at = STEPS.indexOf(step);
-    this.buttons.hidden = !feed.lesson || over || at >= 0 || step === "taken";
-    this.stillHere.hidden = mode === "running" || step === "answered";
-    for (const one of [this.pay, this.endForMe, this.stillHere]) one.disabled = !!doing;
-    this.steps.hidden = at < 0;
-    [...this.steps.children].forEach((one, n) => {
-      one.className = n < at || step === "settled" ? "done" : "";
-      n === at ? one.setAttribute("aria-current", "step") : one.removeAttribute("aria-current");
-    });
-    this.err.hidden = !error || (over && error.code !== "over");
-    if (error) {
-      put(this.err.firstChild, error.text);
-      put(this.err.lastChild, error.button);
-    }
-    if (this.shown !== till.choices) {
-      this.shown = till.choices;
-      this.pick.replaceChildren(
-        ...(till.choices ?? []).map((one) => h("button", { type: "button", onclick: one.pick }, one.name)),
-      );
-    }
-    const held = feed.lesson?.hold;
-    put(
-      this.said,
-      till.choices
-        ? "Which wallet?"
-        : over
-          ? at >= 0
-            ? "Settled. The lesson has ended and is paid."
-            : ""
-          : step === "asked"
-            ? "Confirm in your wallet."
-            : step === "sent"
-              ? "Sent. Waiting for a block."
-              : step === "mined"
-                ? "Mined. One moment."
-                : step === "signed" || doing === "stillHere"
-                  ? "Sign in your wallet; this costs nothing."
-                  : step === "taken"
-                    ? held
-                      ? "Noted. The keeper is paused and ends it as soon as it may."
-                      : "Noted. The keeper is ending it now."
-                    : step === "answered"
-                      ? "Noted: the lesson goes on."
-                      : doing
-                        ? "Looking at your wallet."
-                        : "",
-    );
-  }
-}
-customElements.define("langdao-actions", Actions);
-for (const feed of LangDAO.feeds()) tillOf(feed); // takes up what was begun before a reload
-LangDAO.statement = statement;
-LangDAO.errors = ERRORS;
