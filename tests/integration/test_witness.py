@@ -10,6 +10,7 @@ import pytest
 
 from bot.chain.rpc import Rpc
 from bot.chain.witness import Witness, signer_of
+from bot.domain.address import checksum
 from bot.domain.facts import SessionKey
 from bot.errors import TryAgain, Untrue
 from tests.support.anvil import ENGLISH, RATE, World, calldata, langdao
@@ -129,6 +130,21 @@ async def test_verify__smart_account__asked_by_erc_1271(world: World, witness: W
     assert await refusal(witness, other, f"0x{prefix}{wrong[2:]}") == "bad-signature"
     # A contract that answers something, but isn't made for this: the token.
     assert not await witness._signed(signed(world, world.token, by=world.owner)[0], signature)
+
+
+async def test_verify__account_reverts_with_a_providers_words__a_no_and_the_node_goes_on_being_asked(
+    world: World, witness: Witness
+) -> None:
+    """Anybody may be a student, and write what their account answers: it mustn't put everybody's node to rest."""
+    account = "0x" + "c0de" * 10
+    words = b"rate limit: too many requests"
+    reason = bytes.fromhex("08c379a0") + (32).to_bytes(32) + len(words).to_bytes(32) + words.ljust(32, b"\0")
+    # codecopy(0, 10, len) revert(0, len)
+    code = bytes([0x60, len(reason), 0x60, 10, 0x5F, 0x39, 0x60, len(reason), 0x5F, 0xFD]) + reason
+    world.node.rpc("anvil_setCode", account, "0x" + code.hex())
+    statement, signature = signed(world, str(checksum(account)), by=world.owner)
+    assert not await witness._signed(statement, signature)
+    assert await witness.session(1) is not None  # nothing is at rest
 
 
 async def test_verify__node_away__nothing_is_known(world: World) -> None:

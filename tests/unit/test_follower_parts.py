@@ -62,6 +62,14 @@ def test_rate_limited__words_of_a_rate_refusal__asks_less_often(code: int, messa
     assert not too_many(error)
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(3, "execution reverted: rate limit exceeded"), (-32000, "execution reverted: throttled"), (3, "over capacity")],
+)
+def test_rate_limited__words_of_a_contract_that_reverts__are_its_own(code: int, message: str) -> None:
+    assert not rate_limited(RpcError(code, message))
+
+
 def test_rate_limited__an_ordinary_error__is_an_answer() -> None:
     assert not rate_limited(RpcError(3, "execution reverted: Session not active", "0x08c379a0"))
 
