@@ -14,6 +14,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from bot.reconciler import Reconciler
 
 JOB = "earliest"
+RINGS = 1_000
 
 
 async def keep_deadlines(reconciler: Reconciler, clock_ms: Callable[[], int]) -> None:
@@ -33,7 +34,15 @@ async def keep_deadlines(reconciler: Reconciler, clock_ms: Callable[[], int]) ->
             return
         at = datetime.fromtimestamp(max(earliest, clock_ms()) / 1000, UTC)
         if job is None or job.next_run_time != at:
-            scheduler.add_job(ring, "date", run_date=at, id=JOB, replace_existing=True, misfire_grace_time=None)
+            scheduler.add_job(
+                ring,
+                "date",
+                run_date=at,
+                id=JOB,
+                replace_existing=True,
+                misfire_grace_time=None,
+                max_instances=RINGS,  # while the loop is busy several may wait for it, and none may be left out
+            )
 
     reconciler.when_deadline_moves(reschedule)
     scheduler.start()
