@@ -31,6 +31,14 @@ def sign(transaction: Mapping[str, Any], recoverable: Callable[[bytes], bytes]) 
     return DYNAMIC_TYPE + bytes(rlp.encode([*fields, encoded(parity), r, s]))
 
 
+def called(raw: str) -> str:
+    """Whom signed bytes (0x hex) call: an address in lower case."""
+    content = bytes.fromhex(raw[2:])
+    dynamic = content[:1] == DYNAMIC_TYPE
+    fields = rlp.decode(content[1:] if dynamic else content)
+    return "0x" + bytes(fields[(DYNAMIC if dynamic else LEGACY).index("to")]).hex()
+
+
 def encoded(value: Any) -> Any:
     """A field as it stands in the encoding: an integer without leading zeros, or bytes; None when it wasn't given."""
     if value is None:

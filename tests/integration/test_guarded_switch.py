@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bot.chain.envelope import called
 from bot.chain.fees import GWEI
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
-from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, foreign, proxied
+from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, foreign, proxied, quiet_blocks
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,66 @@ async def test_to_direct__guarded_batch_in_flight__waited_for_and_each_ended_onc
         bench.settle(key)
     await bench.until(lambda: bench.hooks.outcomes[2:] == ["settled", "settled"], mine=True)
     assert sorted(bench.ended()) == [key.session_id for key in keys]
+
+
+# The owner's key goes on, and only the account's code changes --------------------------------------------------------
+
+
+async def test_to_guarded__with_the_owners_key_a_direct_one_in_flight__still_retracted_when_the_slot_changes(
+    guard: Bench,
+) -> None:
+    """Which of the two it is, the transaction says, and not the mode"""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await bench.kill()
+    bench.world.node.rpc("anvil_setCode", bench.world.owner, "0xef0100" + bench.guards[0][2:])
+    await switch(bench, OWNER_KEY, "guarded")
+    bench.pay(key.student, "endSession(address)", key.tutor)
+    bench.mine_dear()
+    bench.pay(bench.world.students[1], "startSession(address,uint8)", key.tutor, ENGLISH)
+    bench.mine_dear()
+    await bench.until(lambda: len(bench.txs()) == 2)
+    assert [row.kind for row in bench.txs()] == ["settle", "retract"]
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    assert await bench.outcome() == "retracted"
+    assert bench.ended() == [key.session_id]
+    assert bench.world.is_active(0)
+
+
+async def test_to_guarded__with_the_owners_key_a_direct_one_too_cheap__replaced_by_a_guarded_one(guard: Bench) -> None:
+    bench = guard
+    key = await direct_in_flight(bench)
+    await bench.kill()
+    bench.world.node.rpc("anvil_setCode", bench.world.owner, "0xef0100" + bench.guards[0][2:])
+    await switch(bench, OWNER_KEY, "guarded")
+    await dear_blocks(bench, 4)
+    await bench.until(lambda: len(bench.txs()) == 2)
+    first, second = bench.txs()
+    assert (called(first.raw), called(second.raw)) == (bench.world.contract.lower(), bench.world.owner.lower())
+    assert await bench.outcome() == "settled"
+    assert bench.ended() == [key.session_id]
+
+
+async def test_to_direct__with_the_owners_key_a_guarded_batch_too_cheap__replaced_by_one_end_and_the_rest_follows(
+    guard: Bench,
+) -> None:
+    bench = guard
+    bench.world.node.rpc("anvil_setCode", bench.world.owner, "0xef0100" + bench.guards[0][2:])
+    await switch(bench, OWNER_KEY, "guarded")
+    keys = [bench.lesson(number, number) for number in range(2)]
+    bench.mining(False)
+    for key in keys:
+        bench.settle(key)
+    await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+    await bench.kill()
+    bench.world.node.rpc("anvil_setCode", bench.world.owner, "0x")
+    await switch(bench, OWNER_KEY, "direct")
+    await quiet_blocks(bench, 4)
+    await bench.until(lambda: len(bench.txs()) == 2)
+    assert bench.sessions(bench.txs()[1].hash) == [str(keys[0])]
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    await bench.until(lambda: len(bench.hooks.reports) >= 2, mine=True)
+    assert bench.hooks.outcomes == ["settled", "retracted"]
+    bench.settle(keys[1])
+    assert await bench.outcome(3) == "settled"
+    assert bench.ended() == [key.session_id for key in keys]

@@ -10,6 +10,7 @@ from eth_utils import to_checksum_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bot.chain.envelope import called
 from bot.chain.signer import KeySigner
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -38,6 +39,7 @@ async def test_sign__any_transaction_and_key__byte_for_byte_what_eth_account_mak
     signed = await KeySigner(key).sign(transaction)
     assert (signed.raw, signed.hash) == (expected.raw_transaction.to_0x_hex(), expected.hash.to_0x_hex())
     assert KeySigner(key).address == account.address
+    assert called(signed.raw) == transaction["to"].lower()
 
 
 def test_key_signer__repr__shows_the_address_alone() -> None:

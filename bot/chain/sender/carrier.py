@@ -35,11 +35,6 @@ class Carrier(Protocol):
         ...
 
     @property
-    def names_sessions(self) -> bool:
-        """Can what was signed for a session end no other one? Else it has to be retracted when the slot changes."""
-        ...
-
-    @property
     def most(self) -> int:
         """Sessions in one transaction."""
         ...
@@ -63,7 +58,6 @@ class Direct:
     """`endSession(tutor)`, by the owner's own key."""
 
     mode = "direct"
-    names_sessions = False
     most = 1
 
     def __init__(self, langdao: Address, owner: Address, gas_limit: int) -> None:

@@ -32,7 +32,6 @@ BLOCK_GAS = 30_000_000  # until a block has said its own limit
 
 class Guarded:
     mode = "guarded"
-    names_sessions = True
 
     def __init__(self, rpc: Rpc, langdao: Address, seen: Delegation, key: Address, gas_limit: int) -> None:
         self._rpc = rpc

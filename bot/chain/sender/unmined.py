@@ -4,7 +4,8 @@ Promises
  - As soon as the session of an unmined settlement isn't the tutor's active one any more, or its end isn't due any more,
    it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap. Each head is a look.
    Where the guard compares the session itself, only what isn't due any more is taken out: the rest is signed anew at
-   the same nonce, or, where that can't be priced, all of it is retracted.
+   the same nonce, or, where that can't be priced, all of it is retracted. Which of the two it is, the transaction
+   says, and not the mode: the owner's key may have signed it before the account was delegated, or after.
  - Of two unmined settlements of one session, which only a deep reorg can bring about, the first goes on.
  - The lowest unmined nonce is the first to be replaced, and bids at least as high as any behind it. At its cap it
    waits, with an alert. Nothing is replaced while a nonce below is missing or somebody else's.
@@ -20,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from bot.chain import codec, fees
+from bot.chain import codec, envelope, fees
 from bot.chain.errors import WrongAnswer
 from bot.chain.fees import Fees
 from bot.chain.langdao import LangDAO
@@ -118,7 +119,8 @@ class Unmined:
             if tx.kind != txs.SETTLE:
                 going.append(group)
                 continue
-            out = {item: why for item in tx.items if (why := self._why_out(item.key, held, seen)) is not None}
+            named = envelope.called(tx.raw) != self._langdao.address.lower()  # compared with the slot as it is mined
+            out = {item: why for item in tx.items if (why := self._why_out(item.key, held, seen, named)) is not None}
             seen.update(item.key for item in tx.items)
             if not out:
                 going.append(group)
@@ -126,17 +128,16 @@ class Unmined:
                 for item, why in out.items():
                     log.warning("tx.retracting", session=item.key.session_id, hash=tx.hash, nonce=tx.nonce, reason=why)
                 stay = tuple(item for item in tx.items if item not in out and item.key in held)
-                anew.append((group, stay))
+                anew.append((group, stay[: self._carrier.most]))
         return anew, going
 
-    def _why_out(self, key: SessionKey, held: set[SessionKey], seen: set[SessionKey]) -> str | None:
+    def _why_out(self, key: SessionKey, held: set[SessionKey], seen: set[SessionKey], named: bool) -> str | None:
         """Why what is signed for this session mustn't be mined; None if it may, for good or in vain."""
-        names = self._carrier.names_sessions
         if key not in held:
-            return None if names else "its session isn't the tutor's active one"
+            return None if named else "its session isn't the tutor's active one"
         if self._hooks.withdrawn(key):
             return "its end isn't due any more"
-        return "its session is signed for at a lower nonce" if key in seen and not names else None
+        return "its session is signed for at a lower nonce" if key in seen and not named else None
 
     async def _take_out(self, anew: Sequence[tuple[Group, tuple[Item, ...]]], standing: Standing) -> set[int]:
         """Signs what may stay, and uses the other nonces for nothing: there, an unmined end is a weapon."""
@@ -186,7 +187,7 @@ class Unmined:
             if group.nonce in stuck:
                 continue  # couldn't be priced
             settle = tx.kind == txs.SETTLE
-            items = tuple(item for item in tx.items if item.key in held) if settle else tx.items
+            items = tuple(item for item in tx.items if item.key in held)[: self._carrier.most] if settle else tx.items
             if settle and not all(self._hooks.still_due(item.key) for item in items):
                 continue  # e.g. paused: what is there may be mined, nothing new is signed
             if settle and items and standing.why_not is not None:
