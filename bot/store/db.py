@@ -3,6 +3,8 @@
 Promises: `Writer` runs one transaction at a time, each in full or not at all, in a thread of its own, so that the
 event loop never waits for a disk. A transaction asked for as `durable` has reached the disk when the call returns.
 A full or read-only disk, a lock or a server that is away are waited out: while nothing can be written nothing goes on.
+A change takes effect once, also when the connection is lost in its commit. A durable one is written only while the
+database is still ours.
 SQLite (default, WAL) and PostgreSQL are the same code by URL.
 Doesn't promise that two processes may write: `bot.store.lock` sees to that for `run`; other commands leave a row
 in the inbox.
@@ -13,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import structlog
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -25,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlmodel import Session
 
 from bot.errors import Misconfigured
+from bot.store import doubt
 from bot.store.pragmas import PRAGMAS
 from bot.store.trouble import passing
 
@@ -118,30 +122,59 @@ class Writer:
     """The one place through which the daemon changes its state.
 
     `await writer(change)` runs `change(session)` as one transaction and returns what it returned. Calls are served
-    in order. An error leaves the database as it was; one that passes (`bot.store.trouble`) is waited out, and all that
+    in order, but a durable one goes before those that wait: what it stores is about to leave for the chain.
+    An error leaves the database as it was; one that passes (`bot.store.trouble`) is waited out, and all that
     is behind it waits too, so that nothing is lost and nothing goes on unrecorded. `change` may therefore run more than
     once, and only the last run counts: it must change nothing but the session.
     """
 
     def __init__(self, database: Database, ensure: Callable[[], None] = lambda: None) -> None:
-        """`ensure` is called when trouble is over, before anything is written: is the database still ours?"""
+        """`ensure` is called when trouble is over, and before what is durable: is the database still ours?"""
         self._database = database
         self._ensure = ensure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._durable: deque[_Call] = deque()
+        self._usual: deque[_Call] = deque()
         self._closing = threading.Event()
         self.trouble: str | None = None  # why nothing can be written now
 
     async def __call__(self, change: Callable[[Session], T], *, durable: bool = False) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, change, durable)
+        call = _Call(change, durable, Future())
+        (self._durable if durable else self._usual).append(call)
+        try:
+            self._thread.submit(self._next)
+        except RuntimeError:  # closed
+            call.done.cancel()
+            raise
+        return cast(T, await asyncio.wrap_future(call.done))
+
+    def _next(self) -> None:
+        """As many of these were handed to the thread as there are calls; each takes the first that is due."""
+        call = (self._durable or self._usual).popleft()
+        if not call.done.set_running_or_notify_cancel():
+            return
+        try:
+            found = self._run(call.change, call.durable)
+        except BaseException as error:
+            call.done.set_exception(error)
+        else:
+            call.done.set_result(found)
 
     def _run(self, change: Callable[[Session], T], durable: bool) -> T:
         pause_s = FIRST_PAUSE_S
+        asked: tuple[str, T] | None = None  # a transaction whose commit was asked for, and what came of the change
         while True:
             try:
-                if self.trouble is not None:
+                if self.trouble is not None or durable:
                     self._ensure()
-                with self._database.write(durable=durable) as session:
-                    done = change(session)
+                if asked is not None and doubt.committed(self._database.engine, asked[0]):
+                    done = asked[1]
+                else:
+                    asked = None
+                    with self._database.write(durable=durable) as session:
+                        done = change(session)
+                        number = doubt.number_of(session)
+                        asked = None if number is None else (number, done)
             except DBAPIError as error:
                 why = passing(error)
                 if why is None or self._closing.is_set():
@@ -162,6 +195,12 @@ class Writer:
         """Waits for the transaction under way, and no longer for trouble to pass."""
         self._closing.set()
         self._thread.shutdown(wait=True)
+
+
+class _Call(NamedTuple):
+    change: Callable[[Session], Any]
+    durable: bool
+    done: Future[Any]
 
 
 def reachable(database: Database) -> None:

@@ -1,13 +1,15 @@
 """One `run` per database.
 
 Promises: while a `Lock` is held, a second one on the same database raises Misconfigured naming the holder's pid;
-it is gone with the process, however that ends. SQLite: a lock file beside the database; PostgreSQL: an advisory lock.
+it is gone with the process, however that ends, and `ensure` says when it is gone before.
+SQLite: a lock file beside the database; PostgreSQL: an advisory lock.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ class Lock:
         self._file: Any = None
         self._connection: Any = None
         self._database = database
+        self._name = f"langdao-keeper {secrets.token_hex(4)} pid {os.getpid()}"  # of our session on the server
         take = self._take_file if database.sqlite else self._take_advisory
         deadline = time.monotonic() + patience_s
         while True:
@@ -64,7 +67,7 @@ class Lock:
         connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         # Out of the pool: the lock lives as long as this connection, and a pooled one is never really closed.
         connection.detach()
-        connection.execute(text(f"SET application_name = 'langdao-keeper pid {os.getpid()}'"))
+        connection.execute(text(f"SET application_name = '{self._name}'"))
         if connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": _ADVISORY}).scalar():
             self._connection = connection
             return
@@ -83,9 +86,11 @@ class Lock:
         )
 
     def ensure(self) -> None:
-        """After trouble: still ours? A server that was started anew has forgotten; then it is taken again.
+        """After trouble, or before what matters: still ours? If its connection was lost, it is taken again.
 
-        Raises Misconfigured when another took it meanwhile, or what the database raises while it is still away.
+        A server that was started anew has forgotten it. One that hasn't noticed that the connection is gone still has
+        our session, which is ended. Raises Misconfigured when another took the lock meanwhile, or what the database
+        raises while it is away.
         """
         if self._database.sqlite:
             return  # a file's lock goes with this process alone
@@ -96,6 +101,9 @@ class Lock:
             except DBAPIError:
                 self._connection.invalidate()
                 self._connection = None
+        with self._database.engine.connect() as connection:
+            ended = text("SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE application_name = :name")
+            connection.execute(ended, {"name": self._name})
         self._take_advisory(self._database)
 
     def release(self) -> None:

