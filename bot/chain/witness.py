@@ -4,6 +4,7 @@ Promises: `verify` returns the session only when the statement names this chain 
 is the student or the tutor of that very session, which still runs, and that address signed it: by its own key
 (EIP-191), or as a smart account says of itself (ERC-1271, asked by `eth_call`). Anything else is `Untrue`; a node that
 can't be asked is TryAgain, and then nothing is known.
+`verify_binding` asks the same of a page's binding, but for the session.
 Doesn't promise that a statement wasn't used before: whoever acts on it remembers its mark.
 """
 
@@ -16,7 +17,7 @@ from bot.chain.rpc import Rpc
 from bot.chain.wire import RawEnds
 from bot.domain.address import Address, checksum
 from bot.domain.facts import SessionKey
-from bot.domain.statement import Statement
+from bot.domain.statement import Binding, Signable, Statement
 from bot.errors import Untrue
 
 _IS_VALID_SIGNATURE = "0x1626ba7e"  # isValidSignature(bytes32,bytes), and what it answers
@@ -70,11 +71,7 @@ class Witness:
 
     async def verify(self, statement: Statement, signature: str, now_s: int) -> SessionKey:
         """The session that this participant may speak for. Raises Untrue, TryAgain."""
-        untimely = statement.untimely(now_s)
-        if untimely is not None:
-            raise Untrue(untimely, "the statement has expired" if untimely == "expired" else "it expires too late")
-        if (statement.chain_id, statement.contract) != (await self.chain_id(), self.contract):
-            raise Untrue("other-chain", "the statement is about another chain or contract")
+        await self._pertinent(statement, now_s)
         session = await self.session(statement.session_id)
         if session is None:
             raise Untrue("no-such-session", "no session has this id on chain")
@@ -86,7 +83,21 @@ class Witness:
             raise Untrue("bad-signature", "the signature isn't this address's signature of this statement")
         return SessionKey(session.id, session.student, session.tutor)
 
-    async def _signed(self, statement: Statement, signature: str) -> bool:
+    async def verify_binding(self, binding: Binding, signature: str, now_s: int) -> None:
+        """That this address signed that the page is its own. Raises Untrue, TryAgain."""
+        await self._pertinent(binding, now_s)
+        if not await self._signed(binding, signature):
+            raise Untrue("bad-signature", "the signature isn't this address's signature of this binding")
+
+    async def _pertinent(self, statement: Signable, now_s: int) -> None:
+        """In time, and about this chain and contract."""
+        untimely = statement.untimely(now_s)
+        if untimely is not None:
+            raise Untrue(untimely, "the statement has expired" if untimely == "expired" else "it expires too late")
+        if (statement.chain_id, statement.contract) != (await self.chain_id(), self.contract):
+            raise Untrue("other-chain", "the statement is about another chain or contract")
+
+    async def _signed(self, statement: Signable, signature: str) -> bool:
         raw = bytes.fromhex(signature.removeprefix("0x"))
         digest = statement.digest()
         if signer_of(digest, raw) == statement.address:

@@ -179,7 +179,8 @@ def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
     delivered = said.get("delivered")
     if said.get("dropped") or delivered is None:
         return  # too late to be sent, or the channel doesn't say: nothing was learnt of who can be reached
-    session.reached = bool(session.reached or delivered)
+    if delivered or not session.told:  # whoever was sent one has been given the window, and keeps it
+        session.reached = bool(session.reached or delivered)
     if delivered and said.get("answerable"):
         session.answerable.setdefault(str(said.get("mark")), at_ms)
     if delivered and said.get("ask"):

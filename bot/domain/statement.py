@@ -1,8 +1,8 @@
-"""What a participant may sign, and the exact words of it.
+"""What a participant may sign, and the exact words of it: a `Statement` about a session, a `Binding` of a page.
 
 Promises: pure. `text` is the EIP-191 message, line by line as a wallet shows it; it binds action, session, address,
-contract, chain, expiry and nonce, so equal texts are equal statements. `digest` is what is signed, and what a smart
-account is asked about (ERC-1271). A statement is good for an hour at most.
+contract, chain, expiry and nonce, so equal texts are equal statements, and none of one kind is one of the other.
+`digest` is what is signed, and what a smart account is asked about (ERC-1271). Both are good for an hour at most.
 Doesn't promise that anybody signed it: see `bot.chain.witness`.
 """
 
@@ -35,36 +35,20 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A participant's word about one session on one chain, good until `expires_s` (epoch s)."""
+class Signable:
+    """What all that is signed has in common."""
 
-    action: Said
+    __slots__ = ()
+
     chain_id: int
     contract: Address
-    session_id: int
     address: Address
     expires_s: int
     nonce: str  # 0x and 16 to 64 lower-case hex digits, of the signer's choice
 
     def text(self) -> str:
         """The message that is signed."""
-        title, meaning = _WORDS[self.action]
-        return "\n".join(
-            (
-                title,
-                "",
-                meaning.format(self.session_id),
-                "",
-                f"Action: {self.action}",
-                f"Session: {self.session_id}",
-                f"Address: {self.address}",
-                f"Contract: {self.contract}",
-                f"Chain: {self.chain_id}",
-                f"Expires: {datetime.fromtimestamp(self.expires_s, UTC):%Y-%m-%dT%H:%M:%SZ}",
-                f"Nonce: {self.nonce}",
-            )
-        )
+        raise NotImplementedError
 
     def digest(self) -> bytes:
         """The 32 bytes that an EIP-191 signature of `text` signs."""
@@ -80,3 +64,56 @@ class Statement:
         if now_s >= self.expires_s:
             return "expired"
         return "too-long" if self.expires_s - now_s > MAX_LIFE_S else None
+
+    def _message(self, title: str, meaning: str, *about: str) -> str:
+        expires = datetime.fromtimestamp(self.expires_s, UTC)
+        return "\n".join(
+            (
+                title,
+                "",
+                meaning,
+                "",
+                *about,
+                f"Address: {self.address}",
+                f"Contract: {self.contract}",
+                f"Chain: {self.chain_id}",
+                f"Expires: {expires:%Y-%m-%dT%H:%M:%SZ}",
+                f"Nonce: {self.nonce}",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Signable):
+    """A participant's word about one session on one chain, good until `expires_s` (epoch s)."""
+
+    action: Said
+    chain_id: int
+    contract: Address
+    session_id: int
+    address: Address
+    expires_s: int
+    nonce: str
+
+    def text(self) -> str:
+        title, meaning = _WORDS[self.action]
+        about = f"Action: {self.action}", f"Session: {self.session_id}"
+        return self._message(title, meaning.format(self.session_id), *about)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding(Signable):
+    """That a page's connection to the backend is this address's own, whatever the session."""
+
+    chain_id: int
+    contract: Address
+    address: Address
+    expires_s: int
+    nonce: str
+
+    def text(self) -> str:
+        return self._message(
+            "LangDAO: this page is mine",
+            "What is for me alone may be shown here. Sign this only where you have your lessons.",
+            "Action: bind",
+        )

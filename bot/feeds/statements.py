@@ -16,9 +16,9 @@ from typing import Any
 
 import structlog
 
-from bot.domain.address import checksum
+from bot.domain.address import Address, checksum
 from bot.domain.facts import Hint, Kind, Role, SessionKey, Source, Trust
-from bot.domain.statement import MAX_EXPIRES_S, NONCE, Said, Statement
+from bot.domain.statement import MAX_EXPIRES_S, NONCE, Binding, Said, Statement
 from bot.errors import TryAgain, Untrue
 from bot.feeds import wire
 from bot.feeds.wire import Refused
@@ -42,14 +42,24 @@ def statement_of(fields: object, chain_id: int, contract: str, session_id: int) 
     address = wire.as_address(said.get("address"))
     if address is None:
         raise Refused("bad-address", "address is not an address")
-    action, expires, nonce = said.get("action"), said.get("expires"), said.get("nonce")
+    action = said.get("action")
     if not isinstance(action, str) or action not in tuple(Said):
         raise Refused("bad-action", f"action is none of {', '.join(Said)}")
+    return Statement(Said(action), chain_id, contract, session_id, address, *_until_and_nonce(said))
+
+
+def binding_of(fields: object, chain_id: int, contract: str, address: Address) -> Binding:
+    """The binding in `{expires, nonce}`, of a page to this address. Raises Refused."""
+    return Binding(chain_id, contract, address, *_until_and_nonce(wire.measured(fields)))
+
+
+def _until_and_nonce(said: dict[str, Any]) -> tuple[int, str]:
+    expires, nonce = said.get("expires"), said.get("nonce")
     if isinstance(expires, bool) or not isinstance(expires, int) or not 0 < expires < MAX_EXPIRES_S:
         raise Refused("bad-expiry", "expires is not a time in whole seconds")
     if not isinstance(nonce, str) or not NONCE.fullmatch(nonce):
         raise Refused("bad-nonce", "nonce is not 0x and 16 to 64 lower-case hex digits")
-    return Statement(Said(action), chain_id, contract, session_id, address, expires, nonce)
+    return expires, nonce
 
 
 def signature_of(fields: object) -> str:

@@ -1,11 +1,14 @@
 """Three channels over the backend's socket: the bundled gateway, an event that a backend relays, `chat:message`.
 
-Promises: only the gateway's acknowledgement, or one of its shape, counts as delivered. `chat:message` is broadcast by
+Promises: only the gateway's acknowledgement, or one of its shape, counts as delivered, and the gateway gives it only
+for a page whose address signed for it: what another page took is sent, no more. A participant's own link stands apart
+from the rest (`own`), for such a page alone. `chat:message` is broadcast by
 the observed backend when its target isn't connected, so it carries nothing that isn't everybody's: no own link.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from bot.domain.address import Address
@@ -30,7 +33,7 @@ class Line(Protocol):
 
 
 class Gateway:
-    """The bundled backend's sockets: a page bound to the participant's address acknowledges."""
+    """The bundled backend's sockets: a page that proved to be the participant's acknowledges."""
 
     name = "gateway"
     private = True
@@ -44,7 +47,7 @@ class Gateway:
         return True
 
     async def send(self, note: Note) -> Receipt:
-        answer = await self._line.call(wire.NUDGE, note.payload(), self._timeout_s)
+        answer = await self._line.call(wire.NUDGE, _apart(note), self._timeout_s)
         receipt = acknowledged(answer, note.to)
         if receipt is None:
             raise TryAgain("the backend gave no answer")
@@ -102,14 +105,26 @@ class Chat:
 
 
 def acknowledged(answer: object, to: Address) -> Receipt | None:
-    """What `{"delivered": […], "undelivered": {address: reason}}` says of an address; None when it says nothing."""
+    """What `{"delivered": […], "unverified": […], "undelivered": {address: reason}}` says of an address.
+
+    None when it says nothing. Whoever took it unverified may be anybody who knows the address.
+    """
     if not isinstance(answer, dict):
         return None
-    delivered, missed = answer.get("delivered"), answer.get("undelivered")
-    if isinstance(delivered, list) and to in map(wire.as_address, delivered):
-        return Receipt(How.DELIVERED)
+    for name, how in (("delivered", How.DELIVERED), ("unverified", How.SENT)):
+        named = answer.get(name)
+        if isinstance(named, list) and to in map(wire.as_address, named):
+            return Receipt(how)
+    missed = answer.get("undelivered")
     if isinstance(missed, dict):
         for address, why in missed.items():
             if wire.as_address(address) == to:
                 return Receipt(How.MISSED, str(why)[:100])
     return None
+
+
+def _apart(note: Note) -> dict[str, Any]:
+    """The note without the participant's own link, and under `own` what is different with it."""
+    open_to_all, whole = replace(note, link=None).payload(), note.payload()
+    own = {name: value for name, value in whole.items() if value != open_to_all[name]}
+    return open_to_all | ({"own": own} if own else {})

@@ -237,7 +237,7 @@ async def test_hostile_words__in_a_room__are_words(stack: Stack, visit: Visit) -
 
 async def test_nudges_link__opened_and_answered__the_lesson_goes_on(stack: Stack, visit: Visit, pictures: Path) -> None:
     lesson = await stack.lesson()
-    async with participant(stack.url, lesson.student) as one:
+    async with participant(stack.url, lesson.student, world=stack.world) as one:
         await lesson.hang_up()
         link = str((await one.first("keeper:nudge", 30))["link"])
     assert link.startswith(stack.url + "/v/")

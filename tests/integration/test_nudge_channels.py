@@ -186,6 +186,7 @@ async def backend() -> AsyncIterator[tuple[Backend, SocketFeed]]:
     ("acks", "receipt"),
     [
         ({"delivered": [ANN.lower()]}, Receipt(How.DELIVERED)),
+        ({"delivered": [BOB], "unverified": [ANN]}, Receipt(How.SENT)),
         ({"delivered": [], "undelivered": {ANN: "not-connected"}}, Receipt(How.MISSED, "not-connected")),
     ],
 )
@@ -196,7 +197,20 @@ async def test_gateway__acknowledges__its_word_counts(
     server.acks = acks
     assert await Gateway(feed).send(note()) == receipt
     [(event, said)] = server.heard
-    assert (event, said["to"], said["link"]) == ("keeper:nudge", [ANN], "https://k.example/v/token")
+    assert (event, said["to"], said["own"]["link"]) == ("keeper:nudge", [ANN], "https://k.example/v/token")
+
+
+async def test_gateway__participants_own_link__stands_in_own_alone(backend: tuple[Backend, SocketFeed]) -> None:
+    """A participant's own link stands apart from the rest (`own`)."""
+    server, feed = backend
+    server.acks = {"delivered": [ANN]}
+    await Gateway(feed).send(note())
+    await Gateway(feed).send(note(link=None))
+    own = server.heard[0][1].pop("own")
+    assert "/v/token" in own["link"]
+    assert "/v/token" in own["text"]
+    assert server.heard[0] == server.heard[1], "the rest is what one without a link gets"
+    assert "/v/" not in str(server.heard)
 
 
 @pytest.mark.parametrize("acks", [None, "never", "ok", 5, ["delivered"], {"delivered": "all"}, {"delivered": [BOB]}])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import socketio
 from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
 from tests.integration.test_run import hook_line, post
 from tests.support.anvil import World, langdao
+from tests.support.gateway import proof
 from tests.support.record import inside, keeper
 from tests.support.servers import free_port
 from tests.support.servers import until as until_async
@@ -187,59 +189,98 @@ def test_run__setting_that_cannot_be__exits_2_and_names_it(
     assert words in line
 
 
+class Asked:
+    """A keeper with its gateway, and one page in it, which acknowledges; session 1 is said to be over, and beats on."""
+
+    def __init__(self, world: World, home: Path, **more: Any) -> None:
+        bind = f"127.0.0.1:{free_port()}"
+        self.world = world
+        self.home = home
+        self.url = f"http://{bind}"
+        self.given = settings(
+            world,
+            home,
+            BACKEND_PRIVATE_KEY=OWNER_KEY,
+            GATEWAY=1,
+            GATEWAY_TOKEN="token-of-both-of-them",
+            GATEWAY_BIND=bind,
+            PUBLIC_URL=self.url,
+            DISCONNECT_GRACE_S=5,
+            NUDGE_WINDOW_S=5,
+            POLL_INTERVAL_S=0.2,
+            **more,
+        )
+        self.nudges: list[dict[str, Any]] = []
+
+    @contextlib.asynccontextmanager
+    async def by(self, *pages: dict[str, Any]) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(running(self.home, "run", **self.given))
+            hook = await asyncio.to_thread(hook_line, self.home, self.given)
+            hook = hook.replace(self.url, f"http://{self.given['HTTP_BIND']}")
+            await until_async(lambda: self.said("socket.up"), 30)
+            for bound in pages:
+                page = socketio.AsyncClient()
+                page.on("keeper:nudge", self._nudged)
+                await page.connect(self.url, headers={"Accept-Language": "es"})
+                stack.push_async_callback(page.disconnect)
+                assert (await page.call("user:connect", bound))["verified"] is ("proof" in bound)
+            self.world.start(0, 0)
+            await asyncio.to_thread(until, lambda: inside(self.home, "sessions", "--json", **self.given).json())
+            beating = asyncio.create_task(self._beat(hook))
+            stack.callback(beating.cancel)
+            await asyncio.to_thread(post, hook, {"type": "session-ended", "sessionId": 1, "endedBy": "tutor"})
+            yield
+
+    def said(self, event: str) -> bool:
+        return f'"{event}"' in (self.home / "log").read_text()
+
+    async def question(self) -> dict[str, Any]:
+        await until_async(lambda: [one for one in self.nudges if one["kind"] == "ask"], 40)
+        return next(one for one in self.nudges if one["kind"] == "ask")
+
+    def explained(self, words: str) -> str:
+        return str(until(lambda: words in (said := inside(self.home, "explain", "1", **self.given).out) and said))
+
+    async def _nudged(self, said: dict[str, Any]) -> dict[str, bool]:
+        self.nudges.append(said)
+        return {"ok": True}
+
+    async def _beat(self, hook: str) -> None:
+        while True:
+            await asyncio.to_thread(post, hook, {"type": "session-heartbeat", "sessionId": 1})
+            await asyncio.sleep(0.3)
+
+
 async def test_run__end_said_but_heartbeats_go_on__the_page_is_asked_and_its_answer_keeps_the_lesson(
     world: World, tmp_path: Path
 ) -> None:
     """both are asked; an answer withdraws the hint"""
-    bind = f"127.0.0.1:{free_port()}"
-    given = settings(
-        world,
-        tmp_path,
-        BACKEND_PRIVATE_KEY=OWNER_KEY,
-        GATEWAY=1,
-        GATEWAY_TOKEN="token-of-both-of-them",
-        GATEWAY_BIND=bind,
-        PUBLIC_URL=f"http://{bind}",
-        DISCONNECT_GRACE_S=5,
-        NUDGE_WINDOW_S=5,
-        POLL_INTERVAL_S=0.2,
-    )
-    page, nudges = socketio.AsyncClient(), []
-
-    async def nudged(said: dict[str, Any]) -> dict[str, bool]:
-        nudges.append(said)
-        return {"ok": True}
-
-    page.on("keeper:nudge", nudged)
-    with running(tmp_path, "run", **given):
-        hook = (await asyncio.to_thread(hook_line, tmp_path, given)).replace(bind, given["HTTP_BIND"])
-        await until_async(lambda: '"socket.up"' in (tmp_path / "log").read_text(), 30)
-        await page.connect(f"http://{bind}", headers={"Accept-Language": "es"})
-        await page.call("user:connect", {"address": world.students[0]})
-        world.start(0, 0)
-        await asyncio.to_thread(until, lambda: inside(tmp_path, "sessions", "--json", **given).json())
-
-        async def beat() -> None:
-            while True:
-                await asyncio.to_thread(post, hook, {"type": "session-heartbeat", "sessionId": 1})
-                await asyncio.sleep(0.3)
-
-        beating = asyncio.create_task(beat())
-        await asyncio.to_thread(post, hook, {"type": "session-ended", "sessionId": 1, "endedBy": "tutor"})
-        await until_async(lambda: [one for one in nudges if one["kind"] == "ask"], 40)
-        question = next(one for one in nudges if one["kind"] == "ask")
+    asked, student = Asked(world, tmp_path), world.students[0]
+    async with asked.by({"address": student, "proof": proof(world, student)}):
+        question = await asked.question()
         assert "¿Sigue la clase?" in question["text"]
-        assert question["link"].startswith(f"http://{bind}/v/")
+        assert question["link"].startswith(f"{asked.url}/v/")
         assert question["role"] == "student"
         async with aiohttp.ClientSession() as http, http.post(question["link"]) as answer:
             assert answer.status == 200
-        explained = await asyncio.to_thread(
-            until,
-            lambda: "says that the lesson goes on" in (said := inside(tmp_path, "explain", "1", **given).out) and said,
-        )
+        explained = await asyncio.to_thread(asked.explained, "says that the lesson goes on")
         assert "the question whether the lesson goes on by gateway reached" in explained
-        [lesson] = inside(tmp_path, "sessions", "--json", **given).json()
-        beating.cancel()
-        await page.disconnect()
+        [lesson] = inside(tmp_path, "sessions", "--json", **asked.given).json()
     assert lesson["session_id"] == 1
     assert world.is_active(0)
+
+
+async def test_run__stranger_binds_both_addresses_and_acknowledges__gets_no_link_and_the_silence_ends_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    """a question that was delivered and not answered ends a lesson: who merely knows the addresses can't deliver one"""
+    asked = Asked(world, tmp_path, CONTRADICTION_CAP_S=8)
+    async with asked.by({"address": world.students[0]}, {"address": world.tutors[0]}):
+        question = await asked.question()
+        await until_async(lambda: asked.said("alert.contradiction"), 40)
+        await asyncio.sleep(6)  # the window, and more
+        assert world.is_active(0), "a stranger's acknowledgement ended it"
+    assert question["link"] == f"{asked.url}/s/1"
+    assert "/v/" not in str(asked.nudges)
+    assert not asked.said("nudge.delivered")

@@ -14,7 +14,7 @@ import aiohttp
 import socketio
 
 from bot.domain.address import checksum
-from bot.domain.statement import Said, Statement
+from bot.domain.statement import Binding, Said, Signable, Statement
 from bot.web.gateway import GatewayConfig
 from bot.web.gateway.openapi import OPERATIONS
 from tests.support.anvil import World
@@ -72,9 +72,13 @@ async def client(
 
 
 @contextlib.asynccontextmanager
-async def page(url: str, address: str, *, acknowledges: bool = True) -> AsyncIterator[Client]:
+async def page(
+    url: str, address: str, *, acknowledges: bool = True, world: World | None = None
+) -> AsyncIterator[Client]:
+    """A page bound to this address; with the world that it is an account of, it has signed for it."""
     async with client(url, acknowledges=acknowledges) as one:
-        assert await one.call("user:connect", {"address": address}) == {"ok": True}
+        said = {"address": address} | ({} if world is None else {"proof": proof(world, address)})
+        assert await one.call("user:connect", said) == {"ok": True, "verified": world is not None}
         yield one
 
 
@@ -129,7 +133,25 @@ def signed(
         "nonce": "0x" + secrets.token_hex(16),
     }
     statement = Statement(**{**fields, **changes})
-    return statement, str(world.node.rpc("personal_sign", "0x" + statement.text().encode().hex(), by or address))
+    return statement, _signature(world, statement, by or address)
+
+
+def proof(world: World, address: str, *, by: str | None = None, **changes: Any) -> dict[str, Any]:
+    """What a page gives with `user:connect`: signed by an account of the node (`by`, or this address)."""
+    fields: dict[str, Any] = {
+        "chain_id": 31_337,
+        "contract": world.contract,
+        "address": address,
+        "expires_s": int(time.time()) + 600,
+        "nonce": "0x" + secrets.token_hex(16),
+    }
+    binding = Binding(**{**fields, **changes})
+    signature = _signature(world, binding, by or address)
+    return {"expires": binding.expires_s, "nonce": binding.nonce, "signature": signature}
+
+
+def _signature(world: World, what: Signable, by: str) -> str:
+    return str(world.node.rpc("personal_sign", "0x" + what.text().encode().hex(), by))
 
 
 def statement_body(statement: Statement, signature: str) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def beating(until_s: float, every_s: float = 10, source: Source = Source.WEBHOOK
 
 def nudged(at_s: float, mark: str, *, delivered: bool = True, ask: bool = False, dropped: bool = False) -> Hint:
     """The outcome of a nudge."""
-    payload = {"mark": mark, "delivered": delivered, "ask": ask, "dropped": dropped, "outcome": "delivered"}
+    outcome = "dropped" if dropped else "delivered" if delivered else "undelivered"
+    payload = {"mark": mark, "delivered": delivered, "ask": ask, "dropped": dropped, "outcome": outcome}
     return hint(Kind.NUDGE, at_s, Source.KEEPER, payload=payload)
 
 

@@ -124,3 +124,15 @@ def test_fold__outcome_of_a_nudge__says_whether_they_can_be_reached(
     hint = Hint(Kind.NUDGE, Source.KEEPER, Trust.PROVEN, T0 + 1000, payload={"mark": "m", **payload})
     session = lesson(hint)
     assert (session.reached, session.told) == (reached, told)
+
+
+def test_fold__sent_before_and_undelivered_now__the_window_that_was_given_stays() -> None:
+    """whoever was sent one has been given the window, and keeps it"""
+    sent = {"mark": "m", "outcome": "sent", "delivered": None}
+    missed = {"mark": "m#1", "outcome": "undelivered", "delivered": False}
+    hints = [
+        Hint(Kind.NUDGE, Source.KEEPER, Trust.PROVEN, T0 + at_ms, payload=payload)
+        for at_ms, payload in ((1000, sent), (31_000, missed))
+    ]
+    assert lesson(*hints).reached is None
+    assert lesson(*reversed(hints)).reached is False

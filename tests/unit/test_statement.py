@@ -10,8 +10,8 @@ from eth_account.messages import _hash_eip191_message, encode_defunct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.domain.statement import MAX_LIFE_S, Said, Statement
-from bot.feeds.statements import as_fields, from_fields, signature_of, statement_of
+from bot.domain.statement import MAX_LIFE_S, Binding, Said, Statement
+from bot.feeds.statements import as_fields, binding_of, from_fields, signature_of, statement_of
 from bot.feeds.wire import Refused
 from tests.support.sessions import STUDENT, TUTOR
 
@@ -26,6 +26,15 @@ statements = st.builds(
     chain_id=st.integers(1, 2**63 - 1),
     contract=st.sampled_from([STUDENT, TUTOR]),
     session_id=st.integers(1, 2**63 - 1),
+    address=st.sampled_from([STUDENT, TUTOR]),
+    expires_s=st.integers(1, 10**11 - 1),
+    nonce=st.from_regex(r"0x[0-9a-f]{16,64}", fullmatch=True),
+)
+
+bindings = st.builds(
+    Binding,
+    chain_id=st.integers(1, 2**63 - 1),
+    contract=st.sampled_from([STUDENT, TUTOR]),
     address=st.sampled_from([STUDENT, TUTOR]),
     expires_s=st.integers(1, 10**11 - 1),
     nonce=st.from_regex(r"0x[0-9a-f]{16,64}", fullmatch=True),
@@ -46,6 +55,33 @@ def test_text__of_an_end__is_what_the_documentation_shows() -> None:
         "Expires: 2027-01-15T08:10:00Z\n"
         "Nonce: 0x0123456789abcdef"
     )
+
+
+def test_text__of_a_binding__is_what_the_documentation_shows() -> None:
+    assert Binding(31_337, TUTOR, STUDENT, NOW_S + 600, NONCE).text() == (
+        "LangDAO: this page is mine\n"
+        "\n"
+        "What is for me alone may be shown here. Sign this only where you have your lessons.\n"
+        "\n"
+        "Action: bind\n"
+        f"Address: {STUDENT}\n"
+        f"Contract: {TUTOR}\n"
+        "Chain: 31337\n"
+        "Expires: 2027-01-15T08:10:00Z\n"
+        "Nonce: 0x0123456789abcdef"
+    )
+
+
+@given(statements, bindings)
+def test_text__of_a_statement_and_a_binding__never_the_same(one: Statement, other: Binding) -> None:
+    """equal texts are equal statements, and none of one kind is one of the other"""
+    assert one.text() != other.text()
+    assert other.digest() == bytes(_hash_eip191_message(encode_defunct(text=other.text())))
+
+
+@given(bindings, bindings)
+def test_text__of_bindings__equal_texts_are_equal_bindings(one: Binding, other: Binding) -> None:
+    assert (one.text() == other.text()) == (one == other)
 
 
 @given(statements)
@@ -81,6 +117,7 @@ def test_fields__there_and_back__equal(one: Statement) -> None:
     ("change", "reason"),
     [
         ({"action": "withdraw"}, "bad-action"),
+        ({"action": "bind"}, "bad-action"),
         ({"action": ["end-session"]}, "bad-action"),
         ({"action": None}, "bad-action"),
         ({"address": "me"}, "bad-address"),
@@ -120,6 +157,8 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_from_fields__arbitrary_json__statement_or_refused(said: Any) -> None:
+    with contextlib.suppress(Refused):
+        assert isinstance(binding_of(said, 1, TUTOR, STUDENT), Binding)
     for fields in (said, {**as_fields(END), "action": said}, {**as_fields(END), "nonce": said, "expires": said}):
         with contextlib.suppress(Refused):
             assert isinstance(from_fields(fields), Statement)

@@ -52,8 +52,8 @@ def create_gateway(
     plans = Plans()
     watched = Watched()
     hub = Hub(config, emit, shelf or shelf_of(config), [watched])
-    sockets = Sockets(config, server, hub, plans, tape)
     lessons = Lessons(witness)
+    sockets = Sockets(config, server, hub, lessons, plans, tape)
     checks = Checks(hub, lessons)
     reports = Reports(hub, checks, lessons, watched)
 

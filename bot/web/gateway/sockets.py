@@ -2,9 +2,9 @@
 
 Promises: a connection is the keeper's only with the shared token, and a wrong token is refused; an ordinary one
 is held to its events a minute; whatever is malformed is counted, logged as `gateway.refused` and acknowledged as
-refused, and changes nothing. A nudge counts as delivered to an address once a page bound to it acknowledged.
-Doesn't promise that the one who bound an address holds it: nothing is signed yet. An event under any other name is
-counted and goes nowhere.
+refused, and changes nothing. A nudge counts as delivered to an address once a page that proved to be this address's
+acknowledged; the word of one that is merely bound is told apart (`unverified`), and it never gets what is the
+participant's own (`own`). An event under any other name is counted and goes nowhere.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import socketio
 import structlog
 
-from bot.domain.address import Address
+from bot.errors import TryAgain, Untrue
 from bot.feeds import wire
 from bot.feeds.posts import same_secret
+from bot.web.gateway.bindings import Bindings
 from bot.web.gateway.config import GatewayConfig
 from bot.web.gateway.events import Hub
 from bot.web.gateway.languages import spoken
+from bot.web.gateway.lessons import Lessons
 from bot.web.gateway.mappings import Mapping
 from bot.web.gateway.plans import Plans
 from bot.web.gateway.tape import Tape
@@ -35,6 +37,7 @@ MAX_RECIPIENTS = 16
 MAX_FRAME_BYTES = 4 * wire.MAX_PAYLOAD_BYTES
 MAX_URL_CHARS = 500
 LIMITED = "Rate limit exceeded"
+UNVERIFIED = "unverified"
 
 
 def socket_server(config: GatewayConfig) -> socketio.AsyncServer:
@@ -50,15 +53,22 @@ def socket_server(config: GatewayConfig) -> socketio.AsyncServer:
 class Sockets:
     """Who is connected, as whom, and what each may do. `counters` has limited, refused, ignored, nudges, …"""
 
-    def __init__(self, config: GatewayConfig, server: socketio.AsyncServer, hub: Hub, plans: Plans, tape: Tape) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        server: socketio.AsyncServer,
+        hub: Hub,
+        lessons: Lessons,
+        plans: Plans,
+        tape: Tape,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._config = config
         self._server = server
         self._hub = hub
         self._plans = plans
         self._tape = tape
-        self._address_of: dict[str, Address] = {}
-        self._bound: defaultdict[Address, set[str]] = defaultdict(set)
+        self._bindings = Bindings(hub, lessons)
         self._keepers: set[str] = set()
         self._events: dict[str, Window] = {}
         self._languages: dict[str, str | None] = {}  # as the browser says at its handshake
@@ -93,7 +103,7 @@ class Sockets:
         if sid in self._keepers:
             self._keepers.remove(sid)
             self._plans.keeper_left()
-        self._unbind(sid)
+        self._bindings.unbind(sid)
 
     def _is_connected(self, sid: str) -> bool:
         # While the library runs a real connect or disconnect, this is false.
@@ -129,24 +139,27 @@ class Sockets:
         address = wire.as_address(said.get("address"))
         if address is None:
             raise wire.Refused("bad-address", "address is not an address")
-        self._unbind(sid)
-        self._address_of[sid] = address
-        self._bound[address].add(sid)
-        return {"ok": True}
-
-    def _unbind(self, sid: str) -> None:
-        address = self._address_of.pop(sid, None)
-        if address is not None:
-            self._bound[address].discard(sid)
-            if not self._bound[address]:
-                del self._bound[address]
+        proof, why = said.get("proof"), None
+        if proof is not None:
+            try:
+                await self._bindings.verify(address, proof)
+            except Untrue as untrue:
+                raise wire.Refused(untrue.reason, untrue.detail) from None
+            except TryAgain as error:
+                why = str(error)  # then it is bound as one that gave no proof
+            if sid not in self._events:
+                return {"ok": False, "error": "disconnected", "reason": "disconnected"}
+        self._bindings.bind(sid, address, verified=proof is not None and why is None)
+        verified = self._bindings.is_verified(sid)
+        self.counters["verified" if verified else "bound"] += 1
+        return {"ok": True, "verified": verified} | ({} if why is None else {"why": why})
 
     async def _create(self, sid: str, said: dict[str, Any]) -> dict[str, Any]:
         room, _ = wire.room_of(said.get("requestId"))
         student, tutor = wire.as_address(said.get("studentAddress")), wire.as_address(said.get("tutorAddress"))
         if student is None or tutor is None:
             raise wire.Refused("bad-address", "studentAddress or tutorAddress is not an address")
-        if self._address_of.get(sid) not in (student, tutor):
+        if self._bindings.address_of(sid) not in (student, tutor):
             raise wire.Refused("not-a-participant", "only a participant, bound by user:connect, may create a session")
         await self._hub.create(
             Mapping(
@@ -167,13 +180,19 @@ class Sockets:
         to = said.get("to")
         if not isinstance(to, list) or not 0 < len(to) <= MAX_RECIPIENTS or not all(isinstance(x, str) for x in to):
             raise wire.Refused("bad-recipients", f"`to` is not a list of 1 to {MAX_RECIPIENTS} addresses")
-        message = {name: value for name, value in said.items() if name != "to"}
         names = list(dict.fromkeys(wire.as_address(name) or name for name in to))
-        reasons = await asyncio.gather(*(self._relay(name, message) for name in names))
+        own = said.get("own", {})
+        if not isinstance(own, dict) or (own and len(names) > 1):
+            raise wire.Refused("bad-own", "`own` is an object, and one participant's")
+        message = {name: value for name, value in said.items() if name not in ("to", "own")}
+        became = dict(
+            zip(names, await asyncio.gather(*(self._relay(name, message, own) for name in names)), strict=True)
+        )
         self.counters["nudges"] += 1
         answer = {
-            "delivered": [name for name, reason in zip(names, reasons, strict=True) if reason is None],
-            "undelivered": {name: reason for name, reason in zip(names, reasons, strict=True) if reason},
+            "delivered": [name for name, why in became.items() if why is None],
+            "unverified": [name for name, why in became.items() if why == UNVERIFIED],
+            "undelivered": {name: why for name, why in became.items() if why not in (None, UNVERIFIED)},
         }
         log.info("gateway.nudged", id=said.get("id"), room=said.get("room"), **answer)
         about = {"sessionId": said.get("sessionId"), "reason": said.get("reason"), **answer}
@@ -188,23 +207,25 @@ class Sockets:
         self.counters["plans"] += 1
         return {"ok": True}
 
-    async def _relay(self, name: str, message: dict[str, Any]) -> str | None:
-        """None once one of the address's pages has acknowledged, else why none did."""
+    async def _relay(self, name: str, message: dict[str, Any], own: dict[str, Any]) -> str | None:
+        """None once a verified page of the address has acknowledged, else why none did."""
         address = wire.as_address(name)
         if address is None:
             return "not-an-address"
-        sids = self._bound.get(address)
-        if not sids:
-            return "not-connected"
-        calls = [asyncio.ensure_future(self._ask(sid, message)) for sid in sids]
+        pages = self._bindings.pages_of(address)
+        verified = [sid for sid in pages if self._bindings.is_verified(sid)]
+        theirs = [asyncio.ensure_future(self._ask(sid, message | own)) for sid in verified]
+        others = [asyncio.ensure_future(self._ask(sid, message)) for sid in pages if sid not in verified]
         try:
-            for answered in asyncio.as_completed(calls):
-                if await answered:
-                    return None
+            # The others' word counts only where no verified page has one, however soon it comes.
+            if await _any(theirs):
+                return None
+            if await _any(others):
+                return UNVERIFIED
         finally:
-            for call in calls:
+            for call in (*theirs, *others):
                 call.cancel()
-        return "no-ack"
+        return "no-ack" if pages else "not-connected"
 
     async def _ask(self, sid: str, message: dict[str, Any]) -> bool:
         with contextlib.suppress(socketio.exceptions.SocketIOError, KeyError):
@@ -213,6 +234,14 @@ class Sockets:
             )
             return True
         return False
+
+
+async def _any(calls: Sequence[asyncio.Future[bool]]) -> bool:
+    """Whether one says yes, as soon as one does."""
+    for answered in asyncio.as_completed(calls):
+        if await answered:
+            return True
+    return False
 
 
 class Window:

@@ -15,6 +15,7 @@ from tests.support.servers import serving
 
 NAMES = ["user:connect", "session:create", "keeper:nudge", "keeper:session", "webrtc:session-ended", "connect", "*", ""]
 FIELDS = ["address", "requestId", "studentAddress", "tutorAddress", "languageId", "to", "sessionId", "trust", "nowMs"]
+FIELDS += ["proof", "expires", "nonce", "signature", "own"]
 
 text = st.text(max_size=40)
 leaf = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | text

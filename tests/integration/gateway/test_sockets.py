@@ -153,7 +153,7 @@ async def test_frames__no_packets_at_all__the_gateway_goes_on(url: str, http: ai
 # Nudges
 
 
-async def test_nudge__to_two_pages__delivered_to_those_that_acknowledge(url: str) -> None:
+async def test_nudge__to_pages_that_signed_nothing__unverified_where_they_acknowledge(url: str) -> None:
     async with (
         page(url, STUDENT) as student,
         page(url, TUTOR, acknowledges=False),
@@ -169,7 +169,8 @@ async def test_nudge__to_two_pages__delivered_to_those_that_acknowledge(url: str
         answer = await keeper.call("keeper:nudge", message)
         assert student.named("keeper:nudge") == [{"id": "n1", "sessionId": 5, "room": "req_1", "t": "hi"}]
     assert answer == {
-        "delivered": [STUDENT],
+        "delivered": [],
+        "unverified": [STUDENT],
         "undelivered": {TUTOR: "no-ack", STRANGER: "not-connected", "x": "not-an-address"},
     }
 
@@ -195,7 +196,7 @@ async def test_nudge__address_bound_by_two_pages__one_acknowledgement_is_enough(
         client(url, auth={"token": TOKEN}) as keeper,
     ):
         answer = await keeper.call("keeper:nudge", {"id": "n1", "to": [STUDENT]})
-        assert answer == {"delivered": [STUDENT], "undelivered": {}}
+        assert answer == {"delivered": [], "unverified": [STUDENT], "undelivered": {}}
         await until(lambda: live.named("keeper:nudge") and dead.named("keeper:nudge"))
 
 
@@ -206,7 +207,7 @@ async def test_nudge__page_gone__not_connected(url: str) -> None:
 
         async def answered_gone() -> bool:
             answer = await keeper.call("keeper:nudge", {"id": "n1", "to": [STUDENT]})
-            return answer == {"delivered": [], "undelivered": {STUDENT: "not-connected"}}
+            return answer == {"delivered": [], "unverified": [], "undelivered": {STUDENT: "not-connected"}}
 
         await until(answered_gone)
 
@@ -215,7 +216,7 @@ async def test_nudge__page_bound_to_another_address_since__not_connected(url: st
     async with page(url, STUDENT) as one, client(url, auth={"token": TOKEN}) as keeper:
         await one.call("user:connect", {"address": STRANGER})
         answer = await keeper.call("keeper:nudge", {"id": "n1", "to": [STUDENT, STRANGER]})
-    assert answer == {"delivered": [STRANGER], "undelivered": {STUDENT: "not-connected"}}
+    assert answer == {"delivered": [], "unverified": [STRANGER], "undelivered": {STUDENT: "not-connected"}}
 
 
 async def test_nudge__without_the_token__refused_and_not_relayed(url: str) -> None:
@@ -223,6 +224,12 @@ async def test_nudge__without_the_token__refused_and_not_relayed(url: str) -> No
         answer = await stranger.call("keeper:nudge", {"id": "n1", "to": [STUDENT]})
         assert (answer["ok"], answer["reason"]) == (False, "not-the-keeper")
         assert student.events == []
+
+
+@pytest.mark.parametrize("own", [None, 5, [], "link"])
+async def test_nudge__malformed_own_part__refused(url: str, own: Any) -> None:
+    async with client(url, auth={"token": TOKEN}) as keeper:
+        assert (await keeper.call("keeper:nudge", {"id": "n1", "to": [STUDENT], "own": own}))["reason"] == "bad-own"
 
 
 @pytest.mark.parametrize("to", [None, [], "0x", [5], [STUDENT] * 17])
@@ -235,7 +242,7 @@ async def test_nudge__more_than_ten_a_minute__the_keeper_is_not_limited(url: str
     async with page(url, STUDENT), client(url, auth={"token": TOKEN}) as keeper:
         for number in range(15):
             answer = await keeper.call("keeper:nudge", {"id": str(number), "to": [STUDENT]})
-            assert answer["delivered"] == [STUDENT]
+            assert answer["unverified"] == [STUDENT]
 
 
 @pytest.mark.parametrize("auth", [{"token": "wrong"}, {"token": ""}, {"token": 5}, {"token": [TOKEN]}, "text"])

@@ -143,7 +143,7 @@ async def test_statement__node_away__503_and_the_same_one_may_come_again(
     async with serving(app) as url:
         async with http.post(url + path(), json=body) as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
-        away._rpc = away._langdao._rpc = rpc
+        away.rpc = away._langdao._rpc = rpc
         assert (await post(http, url, path(), body))[0] == 202
     await rpc.close()
 
