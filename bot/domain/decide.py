@@ -51,6 +51,7 @@ def decide(session: Session, policy: Policy, world: World, now_ms: int) -> Decis
         return Decision(Action.CLOSE, "ended-on-chain")
     dues = [_weighed(due, session, policy, world) for rule in RULES for due in rule(session, policy, world)]
     dues = [_with_reminders(_with_waits(due, session, policy, world), session, policy) for due in dues]
+    dues = _one_at_a_time(dues, session, policy)
     ending = min((due for due in dues if due.end_ms is not None), key=_end_of, default=None)
     if ending is not None and now_ms >= _end_of(ending):
         return _end(session, policy, world, [due for due in dues if now_ms >= _end_of(due)], now_ms)
@@ -123,6 +124,39 @@ def _with_reminders(due: Due, session: Session, policy: Policy) -> Due:
             more.append((f"{mark}#{number}", told + gap))
             told, gap = session.nudged.get(more[-1][0]), gap * 2
     return replace(due, nudges=(*due.nudges, *more)) if more else due
+
+
+def _one_at_a_time(dues: list[Due], session: Session, policy: Policy) -> list[Due]:
+    """A second reason to say the same waits until the window of the first is over: by then it has mostly ended.
+
+    Not for what says something else, or names an earlier end; nor when the first reason doesn't stand any more.
+    """
+    if len(dues) < 2 or not session.nudged:
+        return dues
+    told = [max((session.nudged.get(mark, 0) for mark, _ in due.nudges), default=0) for due in dues]
+    found = []
+    for due in dues:
+        others = (
+            at
+            for other, at in zip(dues, told, strict=True)
+            if other is not due and _meaning(other) == _meaning(due) and _end_of(other) <= _end_of(due)
+        )
+        told_ms = max(others, default=0)
+        waits_ms = told_ms + policy.nudge_window_ms
+        nudges = tuple(
+            # What was too old to be said even then doesn't become new by waiting.
+            (mark, max(at, waits_ms) if told_ms - at + due.late_ms <= policy.effect_max_age_ms else at)
+            for mark, at in due.nudges
+        )
+        found.append(replace(due, nudges=nudges) if told_ms and nudges != due.nudges else due)
+    return found
+
+
+def _meaning(due: Due) -> str:
+    """What its nudge says, whatever the reason."""
+    if due.ask:
+        return "ask"
+    return "balance" if due.rule == "drained" else "over"
 
 
 def _end_of(due: Due) -> int:

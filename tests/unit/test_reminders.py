@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from bot.domain.decide import Action, decide
-from bot.domain.facts import Fact, Hint, Kind, SessionKey, Source, Trust
-from bot.domain.policy import Policy
+from bot.domain.facts import Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.domain.policy import Hints, Policy
 from bot.domain.rules import World
 from bot.domain.session import Session, fold
 
@@ -96,6 +97,79 @@ def test_nudge__session_has_ended_on_chain__is_not_repeated(ended_s: float) -> N
 def test_nudge__word_that_anybody_could_say__once() -> None:
     weak = said(Kind.ENDED, 100, Trust.ANONYMOUS, Source.OPEN_WEBHOOK)
     assert given(lesson(weak), 5000) == [(100, "anonymous-end")]
+
+
+# Several reasons at once
+
+
+def left(seconds: float, role: Role) -> Hint:
+    return replace(said(Kind.DISCONNECTED, seconds), role=role)
+
+
+def test_nudge__hang_up_then_both_pages_closed__one_message_and_its_reminder() -> None:
+    """A second reason to say the same waits until the window of the first is over: by then it has mostly ended."""
+    session = lesson(said(Kind.ENDED, 100), left(101, Role.STUDENT), left(102, Role.TUTOR))
+    assert given(session, 1000) == [(100, "ended"), (130, "ended#1")]
+
+
+def test_nudge__both_connections_lost__one_message() -> None:
+    session = lesson(left(100, Role.STUDENT), left(101, Role.TUTOR))
+    assert given(session, 1000) == [(130, "away:student"), (160, "away:student#1")]
+
+
+def test_nudge__nothing_ends_it__never_two_reasons_within_the_window() -> None:
+    session = lesson(said(Kind.ENDED, 100), left(101, Role.STUDENT), left(102, Role.TUTOR))
+    found = given(session, 9000, world=replace(WORLD, hold="paused"))
+    assert {mark.partition("#")[0] for _, mark in found} == {"ended"}, "it is due, and held: nobody is told more"
+    uncertain = replace(POLICY, hints=Hints.NO)  # no end falls due, so both go on being told
+    found = given(session, 9000, uncertain)
+    gaps = [
+        after - before
+        for (before, one), (after, other) in pairwise(found)
+        if one.partition("#")[0] != other.partition("#")[0]
+    ]
+    assert gaps
+    assert min(gaps) >= POLICY.nudge_window_ms / 1000
+    assert len(found) == len(set(found)) == 3 * (1 + POLICY.nudge_repeats), "each is said in the end"
+
+
+def test_nudge__end_said_and_signs_of_life__the_question_is_another_message() -> None:
+    """Not for what says something else"""
+    session = lesson(said(Kind.ENDED, 100), left(105, Role.TUTOR), said(Kind.HEARTBEAT, 134))
+    session.nudged[f"away:tutor@{T0 + 105_000}"] = T0 + 135_000
+    assert decide(session, POLICY, WORLD, T0 + 135_001).mark == f"ask@{T0 + 100_000}"
+
+
+def test_nudge__balance_used_up_just_after_a_hang_up__is_another_message() -> None:
+    session = lesson(said(Kind.ENDED, 100), drained_ms=T0 + 110_000)
+    policy = replace(POLICY, drain_warning_ms=5_000)
+    assert given(session, 115, policy) == [(100, "ended"), (105, "drain-warning"), (110, "drained")]
+
+
+def test_nudge__newer_reason_brings_an_earlier_end__is_said() -> None:
+    """or names an earlier end"""
+    session = lesson(left(100, Role.TUTOR), said(Kind.ENDED, 131))
+    policy = replace(POLICY, nudge_window_ms=60_000)
+    assert given(session, 140, policy) == [(130, "away:tutor")], "both at 190"
+    silent = lesson(said(Kind.TIMEOUT, 135), left(100, Role.TUTOR))
+    assert given(silent, 140, policy) == [(130, "away:tutor"), (135, "timeout")], "at 165, not at 190"
+
+
+def test_nudge__first_reason_is_gone__the_second_is_said_at_once() -> None:
+    """nor when the first reason doesn't stand any more"""
+    session = lesson(left(100, Role.STUDENT), left(101, Role.TUTOR))
+    session.nudged[f"away:student@{T0 + 100_000}"] = T0 + 130_000
+    assert decide(session, POLICY, WORLD, T0 + 140_000).action is Action.WAIT
+    fold(session, Fact(9, replace(said(Kind.CONNECTED, 140), role=Role.STUDENT), KEY))
+    assert decide(session, POLICY, WORLD, T0 + 140_001).mark == f"away:tutor@{T0 + 101_000}"
+
+
+def test_nudge__too_old_when_the_other_was_said__does_not_become_new_by_waiting() -> None:
+    policy = replace(POLICY, hints=Hints.NO, nudge_repeats=0)
+    session = lesson(said(Kind.ENDED, 100), left(9_000, Role.TUTOR))
+    session.nudged[f"away:tutor@{T0 + 9_000_000}"] = T0 + 9_030_000
+    for at_s in (9_031, 9_090, 9_200, 9_600):
+        assert not str(decide(session, policy, WORLD, T0 + at_s * 1000).mark).startswith("ended@")
 
 
 def test_fold__two_channels_report_one_nudge__its_time_is_that_of_the_nudge_itself() -> None:
