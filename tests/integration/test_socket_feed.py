@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,11 +22,10 @@ from bot.feeds import wire
 from bot.feeds.record import read_record
 from bot.feeds.socket import SocketFeed
 from bot.web.gateway import GatewayConfig, create_gateway
-from tests.support.servers import free_port, serving, until
+from tests.support.servers import free_port, npm_server, serving, until
 
 STUDENT = checksum("0x94c5" + "a1" * 18)
 TUTOR = checksum("0x48c8" + "b2" * 18)
-ROOT = Path(__file__).parents[2]
 TOKEN = "token-shared-with-the-keeper"
 SECRET = "secret-of-the-signalling-server"
 READY = {"requestId": "req_1", "sessionId": "req_1", "studentAddress": STUDENT, "tutorAddress": TUTOR, "languageId": 1}
@@ -388,26 +386,6 @@ async def test_close__while_trying_to_connect__ends_at_once() -> None:
 
 
 # The server that the observed backends use
-
-NPM_SERVER = """
-const { Server } = require("socket.io");
-const io = new Server(Number(process.argv[1]), { pingInterval: 25000, pingTimeout: 60000, cors: { origin: "*" } });
-io.on("connection", (socket) => {
-  socket.emit("tutor:available-updated", [{ address: "0x48c8" }]);
-  socket.emit("session:ready", { requestId: "req_1", sessionId: "req_1", languageId: 1 });
-  socket.emit("session:ended", { sessionId: 5, duration: 62, cost: 0.062, transactionHash: null, endedBy: "system" });
-});
-"""
-
-
-@contextlib.asynccontextmanager
-async def npm_server(port: int) -> AsyncIterator[str]:
-    process = await asyncio.create_subprocess_exec("node", "-e", NPM_SERVER, str(port), cwd=ROOT)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def test_run__npm_server_killed_and_started_again__heard_both_times() -> None:

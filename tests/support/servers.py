@@ -93,6 +93,18 @@ async def forwarded(port: int, url: str) -> AsyncIterator[None]:
         server.close()
 
 
+@contextlib.asynccontextmanager
+async def npm_server(port: int) -> AsyncIterator[str]:
+    """The Socket.IO server that the observed backends use, behaving as the newest of them."""
+    double = Path(__file__).with_name("observed_backend.js")
+    process = await asyncio.create_subprocess_exec("node", double, str(port))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()
+
+
 class RedisServer:
     """A real Redis on a free port, without persistence. Can be stopped and started again at the same port."""
 
