@@ -54,9 +54,8 @@ async def lanes(crew: Crew, modes: list[bool]) -> AsyncIterator[list[Lane]]:
         await node.close()
 
 
-async def play(made: list[Lane], seed: int, numbers: list[int]) -> list[Result]:
-    """All runs, each by the first lane of its mode that is free."""
-    results: list[Result] = []
+async def play(made: list[Lane], seed: int, numbers: list[int], results: list[Result]) -> None:
+    """All runs, each by the first lane of its mode that is free; what came of them is added to `results`."""
     queues = {mode: collections.deque(n for n in numbers if is_guarded(n) is mode) for mode in (False, True)}
 
     async def work(lane: Lane) -> None:
@@ -75,7 +74,6 @@ async def play(made: list[Lane], seed: int, numbers: list[int]) -> list[Result]:
                 say(f"{len(results)} runs")
 
     await asyncio.gather(*(work(lane) for lane in made))
-    return results
 
 
 def summary(results: list[Result]) -> dict[str, int]:
@@ -113,12 +111,11 @@ async def main() -> int:
     async with processes.crew("chaos") as crew:
         try:
             async with processes.interruptible(), lanes(crew, modes) as made:
-                results = await play(made, asked.seed, numbers)
+                await play(made, asked.seed, numbers, results)
         except Failed as error:
             say(f"chaos can't be played: {error}")
         except processes.Interrupted:
-            shutil.rmtree(crew.folder, ignore_errors=True)
-            return 130
+            say("interrupted: what follows is about the runs that were played")
     tell_windows(results, time.monotonic() - began)
     counts = summary(results)
     good = counts["runs"] == wanted and not any(counts[name] for name in FAULTS)
