@@ -16,7 +16,8 @@ import structlog
 
 from bot.chain.rpc import Rpc
 from bot.chain.start import chain_name, identify, wait_for_rpc
-from bot.settings import Settings, database_url, shown
+from bot.settings import Settings, database_url
+from bot.values import shown
 
 if TYPE_CHECKING:
     from bot.domain.identity import Identity

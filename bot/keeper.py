@@ -20,32 +20,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from bot.domain.facts import Hint
-from bot.domain.feeds import SOCKET, WEBHOOK
 from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import Misconfigured, TryAgain
 from bot.ground import Ground, opened
-from bot.hooks import ChainHooks, EffectHooks, FeedHooks, SenderHooks, SocketLine
-from bot.settings import Settings, webhook_secret_file
+from bot.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
-    from pydantic import SecretStr
 
     from bot.chain.balances import Balances
     from bot.chain.details import Details
     from bot.chain.sender import Sender
     from bot.chain.signer import Signer
-    from bot.feeds.aftermath import Aftermath
-    from bot.feeds.canary import Canary
-    from bot.feeds.mapping import MappingFeed
-    from bot.feeds.socket import SocketFeed
-    from bot.feeds.tee import Tee
     from bot.nudges.bills import Bills
     from bot.nudges.nudger import Nudger
     from bot.plans import Plans
@@ -102,10 +93,9 @@ class Keeper:
     def __init__(self, settings: Settings, ground: Ground, *, listen: bool = True) -> None:
         from bot.chain.follower import Follower
         from bot.chain.langdao import LangDAO
-        from bot.chain.witness import Witness
         from bot.desk import OperatorDesk
-        from bot.feeds.lookup import Lookup
-        from bot.feeds.statements import Statements
+        from bot.hearing import Hearing
+        from bot.hooks import ChainHooks, EffectHooks, SenderHooks
         from bot.ops.alerts import Alerts
         from bot.ops.inbox import Inbox
         from bot.ops.questions import Questions
@@ -116,7 +106,8 @@ class Keeper:
         self._ground = ground
         self._listen = listen
         self._stop = asyncio.Event()
-        self.alerts = Alerts(ground.writer, _secret(settings.apprise_urls), clock_ms)
+        urls = settings.apprise_urls.get_secret_value() if settings.apprise_urls is not None else None
+        self.alerts = Alerts(ground.writer, urls, clock_ms)
         self.effects = EffectHooks(self.alerts)
         self.reconciler = Reconciler(
             ground.writer,
@@ -137,7 +128,6 @@ class Keeper:
             on_violation=lambda violated: self.chain_hooks.violation(violated),
         )
         self.chain_hooks = ChainHooks(self.follower, self.reconciler, self.alerts)
-        self.feed_hooks = FeedHooks(self.reconciler, self._record, lambda hint: self.statements.take(hint))
         self.sender_hooks = SenderHooks(self.reconciler, self.alerts)
         self.langdao = LangDAO(ground.rpc, ground.identity.contract)
         self.inbox = Inbox(ground.writer, self.reconciler, signs=lambda: self.sender is not None, clock_ms=clock_ms)
@@ -145,21 +135,13 @@ class Keeper:
         self.questions = Questions(ground.writer, self.reconciler, settings.public_url, clock_ms)
         self.desk = OperatorDesk(settings, ground, self.follower, self.reconciler, self.alerts, self.report, clock_ms)
         self.signer: Signer | None = None
-        self.lookup = Lookup(self.reconciler.take, self.reconciler.store, self.reconciler.joined)
-        self.witness = Witness(ground.rpc, ground.identity.contract)
-        self.statements = Statements(self.lookup.take, self.witness.verify, self.reconciler.signed, clock_ms=clock_ms)
+        self.hearing = Hearing(settings, ground, self.reconciler, self.langdao, self.alerts, self.report, clock_ms)
         self.sender: Sender | None = None
         self.details: Details | None = None
         self.balances: Balances | None = None
-        self.socket: SocketFeed | None = None
-        self.mapping: MappingFeed | None = None
-        self.line = SocketLine(lambda: self.socket)
         self.nudger: Nudger | None = None
         self.bills: Bills | None = None
         self.plans: Plans | None = None
-        self.tee: Tee | None = None
-        self.aftermath: Aftermath | None = None
-        self.canary: Canary | None = None
 
     async def run(self) -> int:
         """Until told to stop."""
@@ -254,7 +236,7 @@ class Keeper:
         await self.questions.load()
         if self._listen:
             self._make_plans()
-            await self._make_feeds()
+            await self.hearing.open()
 
     def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
         from bot.ops.timer import keep_deadlines
@@ -262,34 +244,28 @@ class Keeper:
         parts: dict[str, Coroutine[Any, Any, None]] = {
             "reconciler": self.reconciler.run(),
             "follower": self.follower.run(),
-            "events": self.feed_hooks.run(),
             "deadlines": keep_deadlines(self.reconciler, clock_ms),
             "pulse": _every(PULSE_EVERY_S, self.reconciler.pulse),
             "housekeeping": _every(HOUSEKEEPING_EVERY_S, self._tidy),
+            **self.hearing.parts(),
         }
         for name, part in (
             ("sender", self.sender),
             ("details", self.details),
             ("balances", self.balances),
-            ("socket", self.socket),
             ("bills", self.bills),
             ("plans", self.plans),
-            ("mapping", self.mapping),
-            ("tee", self.tee),
-            ("aftermath", self.aftermath),
-            ("canary", self.canary),
         ):
             if part is not None:
                 parts[name] = part.run()
         if self._listen:
             parts["inbox"] = _every(INBOX_EVERY_S, self.inbox.read)
             parts["status"] = _every(STATUS_EVERY_S, self.report.write)
-            parts["http"] = self._serve_http()
-            parts |= self.desk.take(sender=self.sender, socket=self.socket, mapping=self.mapping)
+            hearing, desk = self.hearing, self.desk
+            parts["http"] = hearing.serve(self._answers(), desk.routes(), desk.hook_counters)
+            parts |= desk.take(sender=self.sender, socket=hearing.socket, mapping=hearing.mapping)
             if self._settings.gateway:
-                from bot import backend
-
-                parts["gateway"] = backend.serve_gateway(self._settings, self.witness, [self._answers(pages=True)])
+                parts["gateway"] = hearing.serve_gateway([self._answers(pages=True)])
         return parts
 
     def _told_to_stop(self, number: int) -> None:
@@ -352,7 +328,7 @@ class Keeper:
         from bot import nudging
 
         settings, writer, link = self._settings, self._ground.writer, self.questions.link
-        made = nudging.make(settings, self.reconciler, writer, self.line, link, self.alerts, clock_ms)
+        made = nudging.make(settings, self.reconciler, writer, self.hearing.line, link, self.alerts, clock_ms)
         self.nudger, self.bills = made
         self.effects.nudger = self.nudger
 
@@ -362,73 +338,9 @@ class Keeper:
         from bot.plans import Plans
 
         ground = self._ground
-        self.plans = Plans(self.reconciler, ground.writer, ground.identity, self.line.plan, clock_ms)
+        self.plans = Plans(self.reconciler, ground.writer, ground.identity, self.hearing.line.plan, clock_ms)
         self.reconciler.when_decided(self.plans.touched)
-        self.feed_hooks.when_socket_up.append(self.plans.connected)
-
-    async def _make_feeds(self) -> None:
-        from bot import backend
-        from bot.store import records
-
-        settings = self._settings
-        if settings.socket_url is not None:
-            from bot.feeds.socket import SocketFeed
-
-            self.socket = SocketFeed(
-                settings.socket_url.get_secret_value(),
-                self.statements.take,
-                token=_secret(settings.gateway_token),
-                on_state=self.feed_hooks.socket_state,
-                clock_ms=clock_ms,
-                can_return=await self._ground.writer(records.heard_returns),
-                **backend.socket_options(settings),
-            )
-            self.report.uses(SOCKET, self.socket.counters)
-        if await self._ground.writer(records.heard_webhook):
-            self.report.uses(WEBHOOK)
-        elif settings.socket_url is None:
-            log.warning(
-                "keeper.deaf",
-                text="Nothing configured can tell that a lesson ended: set SOCKET_URL or point the signalling "
-                f"server at http://{settings.http_bind} (`langdao-keeper webhook` prints the line)",
-            )
-        if settings.redis_url is not None:
-            from bot.feeds.mapping import MappingFeed
-
-            redis_url = settings.redis_url.get_secret_value()
-            self.mapping = self.lookup.mapping = MappingFeed(redis_url, self.reconciler.take, clock_ms=clock_ms)
-            self.feed_hooks.when_socket_up.append(self.mapping.scan_soon)
-        self.canary = backend.canary(settings, self.feed_hooks.canary_heard, self.alerts, clock_ms)
-        window = backend.limit(settings)
-        self.tee = backend.tee(
-            settings, self._ground.writer, self.reconciler, self.langdao, self.alerts, window, clock_ms
-        )
-        self.aftermath = backend.aftermath(settings, self._ground.writer, self.mapping, window, clock_ms)
-        self.report.others = lambda: backend.counted(self.mapping, self.tee, self.aftermath)
-
-    async def _serve_http(self) -> None:
-        from bot.feeds.webhook import secret_in, webhook_routes
-        from bot.ops.logging import redactor
-        from bot.web.app import keeper_app
-        from bot.web.serving import serve
-
-        path = webhook_secret_file(self._settings, self._ground.database.path)
-        secret, made = secret_in(path)
-        redactor.add(secret)
-        log.info("webhook.secret-made" if made else "webhook.secret", file=str(path))
-        routes = webhook_routes(
-            self.lookup.store,
-            secret=secret,
-            open_to_all=self._settings.webhook_open,
-            clock_ms=clock_ms,
-            counters=self.desk.hook_counters,
-            on_post=self.feed_hooks.posted,
-            tee=self.tee.take if self.tee is not None else None,
-            own=self.canary.takes if self.canary is not None else lambda _: False,
-        )
-        bind = self._settings.http_bind
-        app = routes.direct(keeper_app(routes, self._answers(), self.desk.routes()))
-        await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
+        self.hearing.hooks.when_socket_up.append(self.plans.connected)
 
     def _answers(self, *, pages: bool = False) -> APIRouter:
         from bot.web.still_here import still_here_routes
@@ -444,15 +356,6 @@ class Keeper:
 
     # Reporting -------------------------------------------------------------------------------------------------------
 
-    async def _record(self) -> Iterable[Hint]:
-        """What the backend noted while nobody listened; there is no replay on the socket."""
-        from bot.feeds.record import read_record
-
-        url, token = _secret(self._settings.socket_url), _secret(self._settings.gateway_token)
-        if url is None or token is None:
-            return ()
-        return await read_record(url, token, clock_ms=clock_ms)
-
     def _about_me(self) -> dict[str, Any]:
         sender = self.sender
         return {
@@ -460,7 +363,7 @@ class Keeper:
             "signing": sender.mode if sender else None,
             "in_flight": sender.in_flight if sender else 0,
             "balance_wei": str(sender.balance_wei) if sender and sender.balance_wei is not None else None,
-            "canary": {"up": self.canary.up, "since_ms": self.canary.since_ms} if self.canary else None,
+            **self.hearing.state(),
         }
 
 
@@ -473,7 +376,3 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await work()
         await asyncio.sleep(seconds)
-
-
-def _secret(value: SecretStr | None) -> str | None:
-    return value.get_secret_value() if value is not None else None

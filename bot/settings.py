@@ -2,28 +2,22 @@
 
 Promises: settings come from the environment and from `.env` (the environment wins), are checked once, and an
 error names the setting and the remedy in one line. Secrets are `SecretStr`, have no command-line flag, and
-never show in a repr; a URL is shown by scheme and host only (`shown`).
+never show in a repr; a URL is shown by scheme and host only (`bot.values.shown`).
 Doesn't promise: that a setting is true of the world. `run` and `doctor` look.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import re
 from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bot.domain.address import checksum
+from bot import values
 from bot.domain.policy import Hints, Policy
 from bot.errors import Misconfigured
-
-KEY_PATTERN = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 
 KeySource = Literal["BACKEND_PRIVATE_KEY", "KEYSTORE_FILE", "REMOTE_SIGNER_URL"]
 KEY_SOURCES: tuple[KeySource, ...] = get_args(KeySource)
@@ -287,118 +281,19 @@ class Settings(BaseSettings):
     )
     effect_max_age_s: float = Field(600, gt=0, description="nobody is messaged about anything older")
 
-    @field_validator("contract_address", "remote_signer_address")
-    @classmethod
-    def _address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        address = checksum(value.strip())
-        if address is None:
-            raise ValueError("is not an address (0x and 40 hex digits)")
-        return address
-
-    @field_validator("backend_private_key")
-    @classmethod
-    def _key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        text = value.get_secret_value().strip()
-        if not KEY_PATTERN.fullmatch(text):
-            raise ValueError("is not a private key (64 hex digits, with or without 0x)")
-        return SecretStr("0x" + text.removeprefix("0x"))
-
-    @field_validator(
+    _address = field_validator("contract_address", "remote_signer_address")(values.address)
+    _key = field_validator("backend_private_key")(values.private_key)
+    _url = field_validator(
         "rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url", "backend_events_url"
-    )
-    @classmethod
-    def _url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        for part in value.get_secret_value().split(","):
-            pieces = urlsplit(part.strip())
-            if not pieces.scheme or not (pieces.netloc or pieces.scheme.startswith(("sqlite", "unix"))):
-                raise ValueError("is not a URL (scheme://host...)")
-        return value
-
-    @field_validator("nudge_webhook_secret")
-    @classmethod
-    def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        text = value.get_secret_value().strip()
-        if text.startswith("whsec_"):
-            try:
-                short = len(base64.b64decode(text.removeprefix("whsec_"), validate=True)) < 24
-            except ValueError:
-                raise ValueError("is not base64 after whsec_") from None
-        else:
-            short = len(text) < 24
-        if short:
-            raise ValueError("is shorter than 24 characters. Make one: openssl rand -hex 32")
-        return SecretStr(text)
-
-    @field_validator("nudge_event")
-    @classmethod
-    def _event_name(cls, value: str | None) -> str | None:
-        name = value.strip() if value else ""
-        if name in ("connect", "disconnect", "message", "error"):
-            raise ValueError("is a name of Socket.IO's own. Choose another one")
-        return name or None
-
-    @field_validator("operator_token")
-    @classmethod
-    def _token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
-            raise ValueError("is too short: 16 characters at least, e.g. of `openssl rand -hex 16`")
-        return value
-
-    @field_validator("remote_signer_url", "nudge_webhook_url", "heartbeat_ping_url")
-    @classmethod
-    def _http_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            pieces = urlsplit(value.get_secret_value().strip())
-            if pieces.scheme not in ("http", "https") or not pieces.netloc:
-                raise ValueError("is not a URL (http://host... or https://host...)")
-        return value
-
-    @field_validator("signalling_url")
-    @classmethod
-    def _ws_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            pieces = urlsplit(value.get_secret_value().strip())
-            if pieces.scheme not in ("ws", "wss") or not pieces.netloc:
-                raise ValueError("is not a WebSocket's URL (ws://host... or wss://host...)")
-        return value
-
-    @field_validator("public_url", "explorer_url")
-    @classmethod
-    def _public(cls, value: str | None) -> str | None:
-        if value is not None:
-            pieces = urlsplit(value.strip())
-            if pieces.scheme not in ("http", "https") or not pieces.netloc or pieces.query or pieces.fragment:
-                raise ValueError("is not a URL to build others on (http://host... or https://host...)")
-        return value.strip().rstrip("/") if value else None
-
-    @field_validator("socket_auth", "socket_headers")
-    @classmethod
-    def _object(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        try:
-            said = json.loads(value.get_secret_value())
-        except ValueError:
-            said = None
-        if not isinstance(said, dict):
-            raise ValueError('is not a JSON object, e.g. {"token": "…"}')
-        return value
-
-    @field_validator("http_bind", "gateway_bind")
-    @classmethod
-    def _bind(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError("is not host:port")
-        return value
+    )(values.url)
+    _webhook_secret = field_validator("nudge_webhook_secret")(values.webhook_secret)
+    _event_name = field_validator("nudge_event")(values.event_name)
+    _token = field_validator("operator_token")(values.token)
+    _http_url = field_validator("remote_signer_url", "nudge_webhook_url", "heartbeat_ping_url")(values.http_url)
+    _ws_url = field_validator("signalling_url")(values.ws_url)
+    _public = field_validator("public_url", "explorer_url")(values.base_url)
+    _object = field_validator("socket_auth", "socket_headers")(values.json_object)
+    _bind = field_validator("http_bind", "gateway_bind")(values.host_and_port)
 
     @model_validator(mode="after")
     def _one_backend(self) -> Settings:
@@ -517,20 +412,6 @@ def state_dir() -> Path:
     """`$XDG_STATE_HOME/langdao-keeper`, or `~/.local/state/langdao-keeper`."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "langdao-keeper"
-
-
-def shown(url: str | SecretStr) -> str:
-    """Scheme and host of a URL: all of it that may be seen in a log, an error or an output."""
-    text = url.get_secret_value() if isinstance(url, SecretStr) else url
-    pieces = urlsplit(text.split(",")[0].strip())
-    host = pieces.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    try:
-        port = f":{pieces.port}" if pieces.port else ""
-    except ValueError:
-        port = ""
-    return f"{pieces.scheme}://{host}{port}"
 
 
 def database_url(settings: Settings, chain_id: int) -> str:

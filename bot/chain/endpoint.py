@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 
 from bot.chain.wire import RawHeader
-from bot.settings import shown
+from bot.values import shown
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 FIRST_REST_S = 0.25

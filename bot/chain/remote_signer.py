@@ -23,7 +23,7 @@ from bot.chain.errors import SignerFailed
 from bot.chain.signer import Signed
 from bot.domain.address import Address, checksum
 from bot.errors import Misconfigured
-from bot.settings import shown
+from bot.values import shown
 
 MAX_REPLY_BYTES = 256 * 1024
 # Half the order of secp256k1: nodes refuse a signature whose s is above it (EIP-2).

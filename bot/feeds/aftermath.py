@@ -26,7 +26,7 @@ from bot.errors import TryAgain
 from bot.feeds import wire
 from bot.feeds.limits import Window, retry_after_ms
 from bot.feeds.mapping import MappingFeed
-from bot.settings import shown
+from bot.values import shown
 
 log = structlog.get_logger(__name__)
 

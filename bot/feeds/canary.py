@@ -19,7 +19,7 @@ import aiohttp
 import structlog
 
 from bot.domain.facts import Hint, Kind
-from bot.settings import shown
+from bot.values import shown
 
 log = structlog.get_logger(__name__)
 

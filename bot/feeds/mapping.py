@@ -26,7 +26,7 @@ from bot.domain.address import same
 from bot.domain.facts import Hint, SessionKey
 from bot.errors import TryAgain
 from bot.feeds import wire
-from bot.settings import shown
+from bot.values import shown
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from bot.domain.statement import Said
 from bot.errors import TryAgain
 from bot.feeds import wire
 from bot.feeds.limits import retry_after_ms
-from bot.settings import shown
+from bot.values import shown
 
 log = structlog.get_logger(__name__)
 

@@ -25,7 +25,7 @@ from bot.domain.facts import Hint, Kind
 from bot.errors import TryAgain
 from bot.feeds import wire
 from bot.feeds.limits import Window
-from bot.settings import shown
+from bot.values import shown
 
 log = structlog.get_logger(__name__)
 

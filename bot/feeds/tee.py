@@ -34,7 +34,7 @@ from bot.domain.facts import Hint, Kind, SessionKey
 from bot.errors import TryAgain
 from bot.feeds import wire
 from bot.feeds.limits import Window, retry_after_ms
-from bot.settings import shown
+from bot.values import shown
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from bot.settings import Settings, shown
+from bot.settings import Settings
+from bot.values import shown
 
 if TYPE_CHECKING:
     from structlog.typing import Processor

@@ -6,7 +6,8 @@ Doesn't promise that anybody is at the other end: what came of each nudge is in 
 
 from __future__ import annotations
 
-from bot.settings import Settings, shown
+from bot.settings import Settings
+from bot.values import shown
 
 
 def ways(settings: Settings) -> list[str]:

@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[2] / "bot"
 # What each part may import of the project, besides itself. `errors` and `settings` are words that all may use, but for
 # the core: it is given its policy. What isn't listed may not be imported: so chain, feeds and nudges don't know each
 # other, nobody but `keeper` knows all parts, and nobody knows the command line.
-EDGE = {"errors", "settings", "domain"}
+EDGE = {"errors", "settings", "values", "domain"}
 MAY_IMPORT: dict[str, set[str]] = {
     "domain": set(),
     "errors": set(),
-    "settings": {"domain", "errors"},
+    "settings": {"domain", "errors", "values"},
+    "values": {"domain"},
     "store": {"domain", "errors"},
     "reconciler": {"domain", "store"},
     "chain": EDGE | {"store"},
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hooks": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "ops"},
     "nudging": EDGE | {"store", "reconciler", "nudges", "ops"},
     "plans": EDGE | {"store", "reconciler", "nudges"},
+    "hearing": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops", "ground", "hooks", "backend"},
     "keeper": EDGE
     | {
         "store",
@@ -45,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ops",
         "ground",
         "hooks",
-        "backend",
+        "hearing",
         "plans",
         "desk",
         "nudging",
@@ -150,3 +152,23 @@ def test_domain__imported_alone__brings_nothing_heavy() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
     loaded = {name.split(".")[0] for name in said.stdout.split()}
     assert not loaded & {"asyncio", "sqlalchemy", "sqlmodel", "aiohttp", "web3", "structlog", "socketio"}
+
+
+def test_ground__keeper_imported__brings_nothing_heavy() -> None:
+    """The first request to the chain goes out before anything heavy is imported."""
+    code = "import bot.cli.run, bot.settings, bot.ops.logging, bot.keeper, sys; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    loaded = {name.split(".")[0] for name in said.stdout.split()}
+    assert "aiohttp" in loaded  # what the first request needs
+    late = {
+        "sqlalchemy",
+        "sqlmodel",
+        "alembic",
+        "fastapi",
+        "uvicorn",
+        "socketio",
+        "redis",
+        "eth_account",
+        "apscheduler",
+    }
+    assert not loaded & (late | {"web3", "apprise", "jinja2", "prometheus_client", "opentelemetry"})

@@ -11,7 +11,7 @@ from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import Misconfigured
 from bot.feeds.canary import PREFIX, with_room
 from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
-from bot.settings import shown
+from bot.values import shown
 
 LIMITS = ("ratelimit-limit", "x-ratelimit-limit")
 

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from bot.domain.address import Address
 from bot.feeds import wire
-from bot.settings import shown
+from bot.values import shown
 from bot.web.gateway.redis_shelf import connected
 
 log = structlog.get_logger(__name__)
