@@ -13,7 +13,7 @@ from bot.chain.fees import GWEI
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
-from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, foreign, proxied, quiet_blocks
+from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, error, foreign, proxied, quiet_blocks
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,21 @@ async def test_to_guarded__direct_one_in_flight__waited_for_reported_and_not_sig
     assert {row.sender for row in bench.txs()} == {bench.world.owner, KEEPER}
     await bench.until(lambda: all(row.closed for row in bench.txs()), mine=True)
     assert bench.hooks.alerts == []
+
+
+async def test_to_guarded__node_fails_at_first__reported_once(guard: Bench) -> None:
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    bench.mining(True)
+    bench.world.node.mine()
+    fails = iter([True, True])
+    async with proxied(bench) as proxy:
+        proxy.instead = lambda method, _: error("busy") if method == "eth_getBalance" and next(fails, False) else None
+        assert await bench.outcome() == "settled"
+        await bench.until(lambda: all(row.state == "confirmed" for row in bench.txs()), mine=True)
+    assert [(told, outcome) for told, _, outcome, _ in bench.hooks.reports] == [(key, "settled")]
+    assert bench.steps(bench.txs()[0].hash) == ["stored", "sent", "mined", "confirmed"]
 
 
 async def test_to_guarded__direct_one_is_stuck__alert_names_the_way_out(guard: Bench) -> None:

@@ -60,6 +60,7 @@ class Former:
     async def load(self, address: Address) -> None:
         """Reads what others than this key left."""
         live = await self._writer(lambda session: txs.live_of_others(session, address))
+        self._keys = []  # it may be read again, where the first look at the chain failed
         for sender in sorted({tx.sender for tx in live}):
             mine = [tx for tx in live if tx.sender == sender]
             log.info("sender.former-key", sender=sender, transactions=len(mine))
