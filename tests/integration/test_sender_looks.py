@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from bot.chain import codec
 from bot.chain.fees import GWEI
-from bot.chain.sender.outbox import FREE_GAS
+from bot.chain.sender.outbox import FREE_GAS, SAY_S
 from tests.support.anvil import World, langdao
 from tests.support.sender import Bench, benched, error, proxied, quiet_blocks, unmined
+from tests.support.servers import until
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,34 @@ async def test_retract__owner_is_a_delegated_account__the_self_transfer_has_gas_
     assert 21_000 < int(receipt["gasUsed"], 16) <= FREE_GAS
     assert (bench.ended(), bench.world.is_active(0)) == ([], True)
     assert key.session_id
+
+
+async def test_send__answer_comes_while_its_receipt_is_being_stored__stays_mined_and_is_told_once(bench: Bench) -> None:
+    key = bench.lesson()
+    answer, hold, busy = asyncio.Event(), threading.Event(), threading.Event()
+
+    async def late(method: str, params: list[Any]) -> None:
+        if method == "eth_sendRawTransaction":
+            await answer.wait()
+
+    def occupied(_: Any) -> None:
+        busy.set()
+        hold.wait(10)
+
+    async with proxied(bench) as proxy:
+        proxy.after = late
+        bench.look()
+        bench.settle(key)
+        await until(lambda: key.session_id in bench.ended())
+        await asyncio.sleep(SAY_S + 0.5)
+        store = asyncio.ensure_future(bench.writer(occupied))
+        await asyncio.to_thread(busy.wait, 10)
+        bench.look()
+        await asyncio.sleep(0.5)  # what its block says of it waits to be stored
+        answer.set()
+        await asyncio.sleep(0.5)
+        hold.set()
+        await store
+        await bench.until(lambda: bench.txs()[0].state == "confirmed", mine=True)
+    assert bench.hooks.outcomes == ["settled"]
+    assert bench.steps(bench.txs()[0].hash) == ["stored", "mined", "confirmed"]

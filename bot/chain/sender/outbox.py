@@ -78,6 +78,7 @@ class Outbox:
         self._alerted: set[str] = set()
         self._saying: dict[str, asyncio.Task[Heard]] = {}
         self._late: set[asyncio.Task[None]] = set()
+        self._taking = asyncio.Lock()  # what was heard late is no news of what a head has said meanwhile
         self.address = signer.address
         self.live: list[Tx] = []
         self.limit = Limit(config.max_in_flight)
@@ -154,8 +155,11 @@ class Outbox:
 
     async def take(self, steps: Sequence[Step]) -> None:
         """Stores what became of transactions, and knows it from then on."""
-        if not steps:
-            return
+        if steps:
+            async with self._taking:
+                await self._taken(steps)
+
+    async def _taken(self, steps: Sequence[Step]) -> None:
         await self._writer(lambda session: txs.take(session, steps, self._clock()))
         for step in steps:
             step.tx.state = step.values.get("state", step.tx.state)
@@ -195,17 +199,19 @@ class Outbox:
 
     async def _take_in(self, heard: Sequence[Heard]) -> None:
         """Takes what the nodes said into account."""
-        accepted = []
+        taken = []
         for one in heard:
             words = set(one.said.values())
             if words & {None, Refusal.ALREADY_KNOWN}:
                 self.outbid.discard(one.tx.nonce)
-                if one.tx.state == txs.STORED:
-                    accepted.append(one.tx)
+                taken.append(one.tx)
             else:
                 await self._not_accepted(one, words)
-        # W3 until this is stored, then W4
-        await self.take([Step(tx, txs.SENT, {"state": txs.SENT, "sent_ms": self._clock()}) for tx in accepted])
+        async with self._taking:
+            accepted = [tx for tx in taken if tx.state == txs.STORED]
+            if accepted:  # W3 until this is stored, then W4
+                values = {"state": txs.SENT, "sent_ms": self._clock()}
+                await self._taken([Step(tx, txs.SENT, values) for tx in accepted])
         for tx in accepted:
             log.info("tx.sent", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce, kind=tx.kind)
 
