@@ -216,6 +216,23 @@ async def test_settle__what_is_under_way_would_use_the_balance_up__waits_for_it(
     assert sorted(bench.ended()) == [key.session_id for key in keys]
 
 
+async def test_unmined__the_days_budget_is_under_way__not_replaced_and_alert(bench: Bench) -> None:
+    """beyond the day's budget, no settlement is signed, be it new or in another's place"""
+    key = bench.lesson()
+    bench.mining(False)
+    bench.settle(key)
+    await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+    bench.config = {"daily_budget_wei": 300_000 * int(bench.txs()[0].max_fee) + 1}
+    await bench.restart()
+    await quiet_blocks(bench, 5)
+    assert len(bench.txs()) == 1
+    assert bench.hooks.alerts == ["alert.gas-budget"]
+    bench.hooks.due = False  # a retraction is never refused
+    bench.mine_dear()
+    await bench.until(lambda: len(bench.txs()) == 2)
+    assert bench.txs()[1].kind == "retract"
+
+
 async def test_head__balance_good_for_few_settlements__warned_once(bench: Bench) -> None:
     """a warning comes while there is still enough for many"""
     bench.world.node.rpc("anvil_setBalance", bench.world.owner, hex(2 * 10**16))

@@ -1,8 +1,8 @@
 """What may be spent: the balance floor, and the gas of a day.
 
 Promises: what is under way counts as spent, each nonce at the most that it can cost; below the floor, or beyond the
-day's budget, no settlement is signed; a warning comes while there is still enough for many. Retractions are never
-refused: not to send them costs more.
+day's budget, no settlement is signed, be it new or in another's place; a warning comes while there is still enough for
+many. Retractions are never refused: not to send them costs more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bot.chain.sender.terms import SenderConfig
 from bot.domain.facts import SessionKey
 from bot.store import txs
 from bot.store.db import Writer
+from bot.store.txs import Tx
 
 DAY_MS = 86_400_000
 COUNT_EVERY_MS = 60_000  # what was spent a day ago counts no more
@@ -51,7 +52,7 @@ class Funds:
     async def purse(self, balance: int) -> Purse:
         """What there is now."""
         await self.count()
-        reserved = sum(max(tx.gas * tx.max_fee for tx in group.txs) for group in self._outbox.groups if group.unmined)
+        reserved = sum(group.most for group in self._outbox.groups if group.unmined)
         return Purse(balance, self._spent, reserved)
 
     async def refuses(self, purse: Purse, gas: int, bid: Fees, key: SessionKey) -> str | None:
@@ -74,6 +75,27 @@ class Funds:
             return ""
         purse.reserved += need
         return None
+
+    async def allow(self, purse: Purse, more: int, tx: Tx) -> bool:
+        """May a settlement that is under way cost so much more? An alert when it may not."""
+        after = purse.reserved + more
+        names = ", ".join(map(str, tx.sessions))
+        if more > 0 and purse.balance < self._config.min_balance_wei + after:
+            text = (
+                f"{self._outbox.address} has {purse.balance / ETHER:.4f} ETH, too little for the settlement of session "
+                f"{names} to bid more: send it ETH"
+            )
+            await self._outbox.alert_once("balance", "alert.balance", text, tx.key)
+            return False
+        if more > 0 and purse.spent + after > self._config.daily_budget_wei:
+            text = (
+                f"{(purse.spent + purse.reserved) / ETHER:.4f} ETH are spent in 24 hours or under way: by "
+                f"DAILY_GAS_BUDGET_ETH the settlement of session {names} can't bid more, and waits"
+            )
+            await self._outbox.alert_once("budget", "alert.gas-budget", text, tx.key)
+            return False
+        purse.reserved = after
+        return True
 
     async def warn(self, balance: int, market: Market) -> None:
         """Tells the operator while there is still time, how many settlements are left."""

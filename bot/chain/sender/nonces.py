@@ -34,6 +34,11 @@ class Group:
         return list({item.key: item for tx in self.txs for item in tx.items}.values())
 
     @property
+    def most(self) -> int:
+        """What it can cost, in wei."""
+        return max(tx.gas * tx.max_fee for tx in self.txs)
+
+    @property
     def mined(self) -> Tx | None:
         return next((tx for tx in self.txs if tx.state in _USED), None)
 

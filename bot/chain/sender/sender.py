@@ -49,7 +49,7 @@ class Sender:
         self._outbox = Outbox(rpc, writer, carrier, signer, config, hooks, clock_ms)
         self._funds = Funds(self._outbox, writer, config, clock_ms)
         self._looks = Looks(rpc, langdao, carrier, signer.address, config)
-        unmined = Unmined(rpc, langdao, carrier, self._outbox, config, hooks)
+        unmined = Unmined(rpc, langdao, carrier, self._outbox, self._funds, config, hooks)
         self._flight = Flight(rpc, langdao, self._outbox, config, hooks, unmined)
         self._former = Former(rpc, writer, langdao, carrier, config, hooks, clock_ms)
         self._requests = Requests(

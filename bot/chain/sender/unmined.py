@@ -4,11 +4,13 @@ Promises
  - As soon as the session of an unmined settlement isn't the tutor's active one any more, or its end isn't due any more,
    it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap. Each head is a look.
    Where the guard compares the session itself, only what isn't due any more is taken out: the rest is signed anew at
-   the same nonce, or, where that can't be priced, all of it is retracted. Which of the two it is, the transaction
-   says, and not the mode: the owner's key may have signed it before the account was delegated, or after.
+   the same nonce, or, where that can't be priced, all of it is retracted. Which
+   of the two it is, the transaction says, and not the mode: the owner's key may have signed it before the account was
+   delegated, or after.
  - Of two unmined settlements of one session, which only a deep reorg can bring about, the first goes on.
  - The lowest unmined nonce is the first to be replaced, and bids at least as high as any behind it. At its cap it
-   waits, with an alert. Nothing is replaced while a nonce below is missing or somebody else's.
+   waits, with an alert, as it does when the balance or the day's budget is used up. Nothing is replaced while a nonce
+   below is missing or somebody else's.
  - After a crash each transaction is looked up; later those that may have gone: refused, old, taken back by a reorg, or
    above what the node says is pending.
 Doesn't promise that a retraction is in time.
@@ -27,6 +29,7 @@ from bot.chain.fees import Fees
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Carrier
+from bot.chain.sender.funds import Funds
 from bot.chain.sender.look import Call, Standing, count
 from bot.chain.sender.nonces import Gaps, Group
 from bot.chain.sender.outbox import Draft, Outbox
@@ -53,12 +56,20 @@ async def undo(outbox: Outbox, groups: Sequence[Group]) -> list[Tx]:
 
 class Unmined:
     def __init__(
-        self, rpc: Rpc, langdao: LangDAO, carrier: Carrier, outbox: Outbox, config: SenderConfig, hooks: Hooks
+        self,
+        rpc: Rpc,
+        langdao: LangDAO,
+        carrier: Carrier,
+        outbox: Outbox,
+        funds: Funds,
+        config: SenderConfig,
+        hooks: Hooks,
     ) -> None:
         self._rpc = rpc
         self._langdao = langdao
         self._carrier = carrier
         self._outbox = outbox
+        self._funds = funds
         self._config = config
         self._hooks = hooks
         self._gaps = Gaps(config.replace_after_blocks)
@@ -179,7 +190,8 @@ class Unmined:
     ) -> set[int]:
         """Raises the lowest bid first; those behind it only if their own is too low for the next block."""
         at, market = standing.at, standing.market
-        drafts = []
+        drafts: list[Draft] = []
+        purse = await self._funds.purse(standing.balance)
         for number, group in enumerate(groups):
             tx = group.newest
             if group.nonce in self._contested:
@@ -206,8 +218,12 @@ class Unmined:
                 if aged:
                     await self._at_cap(tx)
                 break
-            log.info("tx.replaced", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce)
             kind = txs.RETRACT if settle and not items else tx.kind  # all of them are over meanwhile
+            if kind == txs.SETTLE:
+                more = self._carrier.gas(len(items)) * bid.max_fee - group.most
+                if not await self._funds.allow(purse, more, tx):
+                    break
+            log.info("tx.replaced", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce)
             drafts.append(Draft(items or tx.items, kind, tx.nonce, bid))
         return await self._send(drafts, standing)
 
