@@ -235,6 +235,19 @@ async def test_batch__one_no_longer_due__the_rest_is_signed_anew_at_the_same_non
     assert bench.world.is_active(1)
 
 
+async def test_batch__one_no_longer_due_while_paused__nothing_is_signed_for_the_rest(bench: Bench) -> None:
+    """where … nothing may be signed for them now, all of it is retracted"""
+    keys = await in_flight(bench)
+    bench.hooks.alive.add(keys[1])
+    bench.hooks.paused = True
+    bench.mine_dear()
+    await bench.until(lambda: len(bench.txs()) == 2)
+    assert bench.txs()[1].kind == "retract"
+    await bench.outcome(3)
+    assert came(bench) == of(keys, "retracted", "retracted", "retracted")
+    assert bench.ended() == []
+
+
 async def test_batch__none_due_any_more__its_nonce_is_used_for_nothing(bench: Bench) -> None:
     keys = await in_flight(bench)
     bench.hooks.due = False

@@ -4,7 +4,7 @@ Promises
  - As soon as the session of an unmined settlement isn't the tutor's active one any more, or its end isn't due any more,
    it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap. Each head is a look.
    Where the guard compares the session itself, only what isn't due any more is taken out: the rest is signed anew at
-   the same nonce, or, where that can't be priced, all of it is retracted. Which
+   the same nonce, or, where that can't be priced or nothing may be signed for them now, all of it is retracted. Which
    of the two it is, the transaction says, and not the mode: the owner's key may have signed it before the account was
    delegated, or after.
  - Of two unmined settlements of one session, which only a deep reorg can bring about, the first goes on.
@@ -157,7 +157,7 @@ class Unmined:
             tx = group.newest
             suggested = standing.market.bid(self._urgency(tx))
             caps = self._config.caps
-            if stay and standing.why_not is None:
+            if stay and standing.why_not is None and all(self._hooks.still_due(item.key) for item in stay):
                 bid = fees.replacement(_bid_of(tx), suggested, caps.settle)
                 if bid is not None:
                     drafts.append(Draft(stay, txs.SETTLE, tx.nonce, bid))
