@@ -33,7 +33,7 @@ from bot.ops.status import gather
 from bot.ops.watch import DeadMansSwitch, Watch
 from bot.reconciler import Reconciler
 from bot.settings import Settings
-from bot.store import news, queries, records, txs
+from bot.store import inbox_rows, news, queries, txs
 from bot.store.trouble import passing
 from bot.web.operator import Access, operator_routes
 
@@ -157,7 +157,9 @@ class OperatorDesk:
 
     async def ask(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Leaves a request in the inbox, and waits for its answer."""
-        number = await self._ground.writer(lambda tx: records.request(tx, kind, payload, self._clock()), durable=True)
+        number = await self._ground.writer(
+            lambda tx: inbox_rows.request(tx, kind, payload, self._clock()), durable=True
+        )
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
             row = await self._read(lambda session: queries.request(session, number))

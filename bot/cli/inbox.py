@@ -21,10 +21,10 @@ _LOOK_EVERY_S = 0.1
 
 def ask(database: Database, kind: str, payload: dict[str, Any]) -> int:
     """Leaves a request; returns its number."""
-    from bot.store import records
+    from bot.store import inbox_rows
 
     with database.write(durable=True) as session:
-        return records.request(session, kind, payload, now_ms())
+        return inbox_rows.request(session, kind, payload, now_ms())
 
 
 def answer(database: Database, number: int, timeout_s: float = ACKNOWLEDGED_S) -> dict[str, Any]:

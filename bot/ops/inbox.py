@@ -17,7 +17,7 @@ from sqlmodel import Session
 from bot.domain.facts import SessionKey
 from bot.reconciler import Reconciler
 from bot.store import identity as memory
-from bot.store import records
+from bot.store import inbox_rows
 from bot.store.db import Writer
 from bot.store.tables import InboxRow
 
@@ -48,7 +48,7 @@ class Inbox:
 
     async def read(self) -> None:
         """Answers what is there, in its order; settlements that were asked for one after another go together."""
-        rows = await self._writer(records.unanswered)
+        rows = await self._writer(inbox_rows.unanswered)
         for settle, some in itertools.groupby(rows, key=lambda row: row.kind == "settle"):
             if settle:
                 together = list(some)
@@ -66,7 +66,7 @@ class Inbox:
 
         def change(tx: Session) -> None:
             for row, said in answers:
-                records.answer(tx, row.id or 0, said, now)
+                inbox_rows.answer(tx, row.id or 0, said, now)
 
         await self._writer(change)
         for row, said in answers:

@@ -1,4 +1,4 @@
-"""The daemon's rows: facts, rooms, decisions, actions, inbox, alerts.
+"""The daemon's rows: facts, rooms, decisions, actions, alerts.
 
 Promises: each function is one step inside the caller's transaction (`Writer`), so several of them move together or
 not at all; what goes in comes out equal (a fact read back equals the fact stored).
@@ -26,7 +26,6 @@ from bot.store.tables import (
     ChainSession,
     DecisionRow,
     FactRow,
-    InboxRow,
     Room,
     Settlement,
     TxRow,
@@ -453,28 +452,7 @@ def settle_reason(session: Session, key: SessionKey) -> str:
     return str(row.payload.get("reason")) if row else "settled"
 
 
-# Inbox and alerts ----------------------------------------------------------------------------------------------------
-
-
-def unanswered(session: Session) -> list[InboxRow]:
-    """Requests of other processes, oldest first."""
-    rows = session.exec(select(InboxRow).where(col(InboxRow.answered_ms).is_(None)).order_by(col(InboxRow.id))).all()
-    for row in rows:
-        session.expunge(row)
-    return list(rows)
-
-
-def request(session: Session, kind: str, payload: dict[str, Any], at_ms: int) -> int:
-    """Leaves a request in the inbox; its number."""
-    row = InboxRow(kind=kind, payload=payload, asked_ms=at_ms)
-    session.add(row)
-    session.flush()
-    assert row.id is not None
-    return row.id
-
-
-def answer(session: Session, inbox_id: int, said: dict[str, Any], at_ms: int) -> None:
-    session.execute(update(InboxRow).where(col(InboxRow.id) == inbox_id).values(answered_ms=at_ms, answer=said))
+# Alerts --------------------------------------------------------------------------------------------------------------
 
 
 def add_alert(session: Session, name: str, text: str, at_ms: int, key: SessionKey | None = None) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlmodel import select
+from sqlalchemy import text
+from sqlmodel import col, select
 
 from bot.domain.policy import Policy
 from bot.ops.inbox import Inbox
@@ -34,7 +36,7 @@ class Asked:
             session.add(InboxRow(kind=kind, payload=payload, asked_ms=T0))
         await self.inbox.read()
         with self.database.read() as session:
-            row = session.exec(select(InboxRow)).all()[-1]
+            row = session.exec(select(InboxRow).order_by(col(InboxRow.id).desc()).limit(1)).one()
             assert row.answered_ms == T0
             return dict(row.answer or {})
 
@@ -59,3 +61,18 @@ async def test_read__payload_is_no_object__answered_with_an_error(asked: Asked, 
 @pytest.mark.parametrize("payload", [{}, {"session_id": "1"}, {"session_id": True}, {"session_id": 2**80}])
 async def test_read__settle_without_a_session__answered_with_an_error(asked: Asked, payload: Any) -> None:
     assert (await asked.answers("settle", payload))["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "payload", ["{session_id: 1}", "", "quoted", "[" * 100_000], ids=["bare", "empty", "word", "deep"]
+)
+async def test_read__payload_written_by_hand_is_no_json__answered_with_an_error(asked: Asked, payload: str) -> None:
+    """It must not end the daemon, at this start and at every later one."""
+    with asked.database.write() as session:
+        session.connection().execute(
+            text("INSERT INTO inbox (kind, payload, asked_ms) VALUES ('settle', :payload, 1)"), {"payload": payload}
+        )
+    assert (await asked.answers("pause", {}))["ok"] is True
+    with asked.database.read() as session:
+        answer = session.execute(text("SELECT answer FROM inbox ORDER BY id LIMIT 1")).scalar()
+    assert json.loads(str(answer))["ok"] is False
