@@ -199,6 +199,15 @@ def contradicts(hint: Hint, book: Book) -> bool:
     return key is not None and not (same(hint.student, key.student) and same(hint.tutor, key.tutor))
 
 
+def agrees(hint: Hint, key: SessionKey) -> bool:
+    """May what was said of a room be about the session that the room turned out to be?
+
+    A room can be told of by people who know only its name: each word is asked by itself.
+    """
+    right_id = hint.session_id is None or hint.session_id == key.session_id
+    return right_id and same(hint.student, key.student) and same(hint.tutor, key.tutor)
+
+
 def rooms_for(key: SessionKey, started_ms: int, book: Book) -> list[tuple[Room, Link]]:
     """The waiting rooms that a session which has just started belongs to, with the rule that says so."""
     found: list[tuple[Room, Link]] = []

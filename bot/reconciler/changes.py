@@ -7,7 +7,6 @@ whoever got its id.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -58,7 +57,7 @@ class Changes:
         for row in rows:
             if row.ended and row.key in memory.live:
                 memory.ended(row.key)
-                await self._settlements.complete(row.key)
+        await self._settlements.complete([row.key for row in rows if row.ended])
         return [row.key for row in rows if row.key in memory.live]
 
     async def session_known(self, key: SessionKey) -> list[SessionKey]:
@@ -124,9 +123,9 @@ class Changes:
     async def _welcome(self, key: SessionKey) -> None:
         """A session has started: the rooms that waited for it are joined, and what they said counts."""
         memory = self._memory
-        live = memory.live[key]
+        started_ms = memory.live[key].session.started_ms
         log.info("session.started", session=key.session_id, student=key.student, tutor=key.tutor)
-        for room, link in linking.rooms_for(key, live.session.started_ms, memory.book):
+        for room, link in linking.rooms_for(key, started_ms, memory.book):
             memory.book.join(room, link, room.trust)
             memory.counters[f"linked.{link.rule}"] += 1
             log.info("session.linked", session=key.session_id, room=room.room, rule=link.rule)
@@ -134,9 +133,7 @@ class Changes:
 
             def change(tx: Any, room: Room = room) -> list[Fact]:
                 records.save_rooms(tx, [(room, memory.beat_sources.get(room.room))])
-                facts = records.room_facts(tx, room.room)
-                records.link_facts(tx, [fact.id for fact in facts], key)
-                return facts
+                return records.facts_of(tx, [key]) if records.join_facts(tx, room.room, key) else []
 
-            for fact in await self._writer(change):
-                memory.fold(live, replace(fact, key=key))
+            if facts := await self._writer(change):
+                memory.refold(key, facts)

@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -131,13 +130,13 @@ class Intake:
         rooms: dict[str, Room],
         also: Callable[[Any], None] | None = None,
     ) -> Touched:
-        """Stores facts and rooms, folds the facts: first what a room had said before it was joined."""
+        """Stores facts and rooms, folds the facts: first what rooms had said before they were joined."""
         touched: Touched = {}
         ids, earlier = await self._save(rooms, facts, also)
-        for fact in earlier:
-            if fact.key is not None and fact.key in self._memory.live:
-                self._memory.fold(self._memory.live[fact.key], fact)
-                touched[fact.key] = None
+        for joined, known in earlier.items():
+            if joined in self._memory.live:
+                self._memory.refold(joined, known)
+                touched[joined] = None
         for number, (_, hint, key) in zip(ids, facts, strict=True):
             live = self._memory.live.get(key) if key else None
             if live is None or key is None:
@@ -153,22 +152,20 @@ class Intake:
         rooms: dict[str, Room],
         facts: Sequence[tuple[str, Hint, SessionKey | None]],
         also: Callable[[Any], None] | None = None,
-    ) -> tuple[list[int], list[Fact]]:
-        """The facts' ids, and earlier facts of rooms that were joined since, now linked."""
+    ) -> tuple[list[int], dict[SessionKey, list[Fact]]]:
+        """The facts' ids; and of sessions to which rooms were joined since, all that was known before them."""
         joined, self._joined = self._joined, {}
         if not rooms and not facts and not joined and also is None:
-            return [], []
+            return [], {}
         kept = [(room, self._memory.beat_sources.get(name)) for name, room in rooms.items()]
 
-        def change(tx: Any) -> tuple[list[int], list[Fact]]:
+        def change(tx: Any) -> tuple[list[int], dict[SessionKey, list[Fact]]]:
             if also is not None:
                 also(tx)
             records.save_rooms(tx, kept)
-            ids = records.add_facts(tx, facts)
-            earlier = [replace(fact, key=key) for room, key in joined.items() for fact in records.room_facts(tx, room)]
-            for key in {fact.key for fact in earlier if fact.key is not None}:
-                records.link_facts(tx, [fact.id for fact in earlier if fact.key == key], key)
-            return ids, sorted(earlier, key=lambda fact: fact.id)
+            late = {key for room, key in joined.items() if records.join_facts(tx, room, key)}
+            earlier = {key: records.facts_of(tx, [key]) for key in late}
+            return records.add_facts(tx, facts), earlier
 
         return await self._writer(change)
 

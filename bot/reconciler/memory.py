@@ -20,6 +20,7 @@ from bot.domain.feeds import SOCKET, WEBHOOK, FeedBoard
 from bot.domain.linking import Book, Room
 from bot.domain.policy import Policy
 from bot.domain.rules import Feed, World
+from bot.domain.saw import pack, session_of
 from bot.domain.session import Session, beat, fold
 from bot.store import records
 from bot.store.first_start import FirstStart
@@ -224,6 +225,15 @@ class Memory:
     def waiting_for_feed(self) -> list[SessionKey]:
         """Sessions about which silence says something."""
         return [k for k, v in self.live.items() if not v.session.ended and (v.session.beats.count or v.session.away)]
+
+    def refold(self, key: SessionKey, facts: Iterable[Fact]) -> None:
+        """Makes a session anew, of all its facts in order: some were linked to it after later ones were folded."""
+        live = self.live.get(key)
+        if live is None:
+            return
+        live.session = session_of(pack(live.session, World()), key, (), live.session.nudged)
+        for fact in facts:
+            self.fold(live, fact)
 
     def fold(self, live: Live, fact: Fact) -> None:
         """Takes one fact into a session."""

@@ -277,10 +277,9 @@ class Reconciler:
             digest = await start.first(memory, self._writer, now) if watches else None
             await self.mass_end.load(now)
             actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
-            for key in list(memory.over):
-                await self._settlements.complete(key)
+            await self._settlements.complete(list(memory.over))
             await start.resume(memory, self._writer, self._decisions, actions, now)
-            await self._decisions.again(list(memory.live), now)
+            await self._decisions.again(list(memory.live), now, starting=True)
             if digest is not None:
                 self._effects.alert(start.FIRST, digest.text, None, digest.alert_id)
             log.info("sessions.loaded", active=len(memory.live) - len(memory.over), rooms=len(memory.book.rooms))
@@ -309,7 +308,7 @@ class Reconciler:
     async def settlement_known(self, key: SessionKey) -> None:
         """The chain's details of a settlement are complete: work out what was too much."""
         async with self._turn:
-            await self._settlements.complete(key)
+            await self._settlements.complete([key])
             self._decisions.on_decided([key])
 
     async def forget_final(self) -> None:

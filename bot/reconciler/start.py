@@ -125,15 +125,17 @@ async def _link_waiting(memory: Memory, writer: Writer, intake: Intake, facts: S
         _, link = intake.place(fact.hint, rooms)
         if link is not None and link.key in memory.live:
             linked.setdefault(link.key, []).append(fact.id)
-            memory.fold(memory.live[link.key], fact)
 
-    def change(tx: Any) -> None:
+    def change(tx: Any) -> list[Fact]:
         records.save_rooms(tx, [(room, memory.beat_sources.get(name)) for name, room in rooms.items()])
         for key, ids in linked.items():
             records.link_facts(tx, ids, key)
+        return records.facts_of(tx, linked)
 
     if rooms:
-        await writer(change)
+        facts = await writer(change)
+        for key in linked:
+            memory.refold(key, [fact for fact in facts if fact.key == key])
 
 
 async def _close(writer: Writer, action: records.OpenAction, now: int) -> None:

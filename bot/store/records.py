@@ -125,12 +125,12 @@ def link_facts(session: Session, ids: Sequence[int], key: SessionKey) -> None:
         )
 
 
-def room_facts(session: Session, room: str) -> list[Fact]:
-    """The facts of a room that belong to no session yet, oldest first."""
-    rows = session.exec(
-        select(FactRow).where(FactRow.room == room, col(FactRow.session_key).is_(None)).order_by(col(FactRow.id))
-    )
-    return [fact_of(row) for row in rows]
+def join_facts(session: Session, room: str, key: SessionKey) -> bool:
+    """Links what this room had said, as far as it agrees, to the session that it turned out to be. False: nothing."""
+    rows = session.execute(columns(_FACTS).where(_FACTS.c.room == room, _FACTS.c.session_key.is_(None)))
+    ids = [fact.id for fact in map(fact_of, rows) if linking.agrees(fact.hint, key)]
+    link_facts(session, ids, key)
+    return bool(ids)
 
 
 def heard_returns(session: Session) -> bool:

@@ -12,7 +12,7 @@ from bot.domain.facts import Kind, SessionKey, Source
 from bot.feeds import wire
 from bot.store.tables import FactRow, Room
 from tests.support.keeper import KEY, OTHER, Keeper
-from tests.support.sessions import OTHER_STUDENT, OTHER_TUTOR, STUDENT, TUTOR
+from tests.support.sessions import OTHER_STUDENT, OTHER_TUTOR, STUDENT, TUTOR, address
 
 BOTH = {"studentAddress": STUDENT, "tutorAddress": TUTOR}
 
@@ -157,3 +157,27 @@ async def test_room__ghost__waits_expires_and_stays_in_the_record(keeper: Keeper
     await keeper.start(late, 7_310)
     assert not keeper.session(late).heard
     assert [row.kind for row in keeper.rows(FactRow)] == [Kind.READY]
+
+
+async def test_reorg__room_named_by_the_id_of_which_strangers_spoke__their_words_are_not_its_own(
+    keeper: Keeper,
+) -> None:
+    """each word is asked by itself"""
+    await keeper.say(keeper.hint(Kind.ENDED, room="2", session_id=2, student=address(0xEE), tutor=address(0xEF)))
+    await keeper.reconciler.chain_changed(started=[], ended=[], retracted=[OTHER])  # and it is there again
+    assert keeper.reconciler.joined("2") == OTHER
+    assert keeper.session(OTHER).ended_hint is None
+    await keeper.restart()
+    assert keeper.session(OTHER).ended_hint is None
+
+
+async def test_link__earlier_word_that_was_withdrawn_since__stays_withdrawn(keeper: Keeper) -> None:
+    """makes a session anew, of all its facts in order"""
+    await keeper.say(keeper.hint(Kind.DISCONNECTED, room="elsewhere", can_return=True))
+    await keeper.at(10)
+    await keeper.reconciler.still_here(KEY, KEY.student, {})
+    await keeper.say(keeper.hint(Kind.READY, room="elsewhere", student=KEY.student, tutor=KEY.tutor))
+    assert keeper.reconciler.joined("elsewhere") == KEY
+    assert not keeper.session().away
+    await keeper.restart()
+    assert not keeper.session().away

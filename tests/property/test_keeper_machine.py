@@ -47,7 +47,8 @@ class Lesson:
     beating: bool = True  # its pages send heartbeats while it goes on
     over: bool = False  # the call
     ended: bool = False  # on chain
-    block: int = 0
+    start_block: int = 0
+    end_block: int = 0
     beats: int = 0
     beat_ms: int = 0  # the last heartbeat that arrived
     still_ms: int = 0
@@ -120,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         if announced:
             self._say(lesson, Kind.READY, Source.SOCKET)
         self.do(self.keeper.start(key, (self.keeper.now - T0) / 1000))
-        lesson.block = self.keeper.block
+        lesson.start_block = self.keeper.block
         self.lessons[slot] = lesson
         if not announced:
             self._say(lesson, Kind.READY, Source.SOCKET)
@@ -261,11 +262,11 @@ class Machine(RuleBasedStateMachine):
         """The newest block goes; what started there never did, what ended there goes on."""
         top = self.keeper.block
         taken = self.do(self.keeper.reorg(top - 1))
-        self.keeper.block = top
+        self.keeper.block = top  # the new branch is as high, and empty
         for slot, lesson in list(self.lessons.items()):
-            if lesson.block == top:
+            if lesson.start_block == top:
                 del self.lessons[slot]
-        for lesson in [one for one in self.past if one.block == top]:
+        for lesson in [one for one in self.past if one.end_block == top]:
             slot = next(number for number in range(3) if TUTORS[number] == lesson.key.tutor)
             self.past.remove(lesson)
             if slot not in self.lessons:
@@ -394,7 +395,7 @@ class Machine(RuleBasedStateMachine):
         self.past.append(lesson)
         at_s = (self.keeper.now - T0) / 1000
         self.runner.run(self._end(lesson.key, max(at_s, 0)))
-        lesson.block = self.keeper.block
+        lesson.end_block = self.keeper.block
 
     async def _end(self, key: SessionKey, at_s: float) -> None:
         await self.keeper.end(key, at_s)
@@ -411,4 +412,4 @@ def _shape(session: Any, nudged: Any = None) -> tuple[Any, ...]:
 
 TestKeeper = pytest.mark.timeout(3_600)(Machine.TestCase)
 if settings.default is not None and settings.default.max_examples <= 100:  # not in the deep profile
-    TestKeeper.settings = settings(max_examples=200, stateful_step_count=25)
+    TestKeeper.settings = settings(max_examples=150, stateful_step_count=25)
