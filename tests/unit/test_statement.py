@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,7 +59,13 @@ def test_text__of_an_end__is_what_the_documentation_shows() -> None:
 
 
 def test_text__of_a_binding__is_what_the_documentation_shows() -> None:
-    assert Binding(31_337, TUTOR, STUDENT, NOW_S + 600, NONCE).text() == (
+    text = Binding(31_337, TUTOR, STUDENT, NOW_S + 600, NONCE).text()
+    shown = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+    shown = shown.partition("## A page that signed")[2].partition("## Threats")[0]
+    for line in text.splitlines():
+        name, colon, _ = line.partition(": ")
+        assert (f'"{line}"' if line.startswith("LangDAO") else f"{name}{colon}") in shown
+    assert text == (
         "LangDAO: this page is mine\n"
         "\n"
         "What is for me alone may be shown here. Sign this only where you have your lessons.\n"

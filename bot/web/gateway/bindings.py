@@ -2,7 +2,7 @@
 
 Promises: anybody may bind any address, as documented; a binding is verified only by that address's signature
 (`bot.domain.statement.Binding`), used once, on this connection alone. While the chain can't be asked nothing is
-used up.
+used up. One peer may have so many proofs looked at in a minute: each may cost a look at the chain.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from bot.domain.address import Address
-from bot.errors import Untrue
+from bot.errors import TryAgain, Untrue
+from bot.feeds.posts import Limiter
 from bot.feeds.statements import binding_of, signature_of
 from bot.web.gateway.events import Hub
 from bot.web.gateway.lessons import Lessons
+
+PROOFS_PER_MINUTE = 30
 
 
 class Bindings:
@@ -24,6 +27,7 @@ class Bindings:
         self._address_of: dict[str, Address] = {}
         self._bound: defaultdict[Address, set[str]] = defaultdict(set)
         self._verified: set[str] = set()
+        self._proofs = Limiter(PROOFS_PER_MINUTE)
 
     def address_of(self, sid: str) -> Address | None:
         return self._address_of.get(sid)
@@ -34,9 +38,11 @@ class Bindings:
     def is_verified(self, sid: str) -> bool:
         return sid in self._verified
 
-    async def verify(self, address: Address, proof: object) -> None:
+    async def verify(self, address: Address, proof: object, peer: str) -> None:
         """That `{expires, nonce, signature}` is this address's word. Raises Refused, Untrue, TryAgain."""
         signature = signature_of(proof)
+        if self._proofs.wait_s(peer):
+            raise TryAgain("too many signatures came from this network address; send the same one in a minute")
         witness = self._lessons.looked()
         binding = binding_of(proof, await witness.chain_id(), witness.contract, address)
         await witness.verify_binding(binding, signature, self._hub.now_ms() // 1000)

@@ -71,6 +71,7 @@ class Sockets:
         self._bindings = Bindings(hub, lessons)
         self._keepers: set[str] = set()
         self._events: dict[str, Window] = {}
+        self._peers: dict[str, str] = {}  # network addresses
         self._languages: dict[str, str | None] = {}  # as the browser says at its handshake
         server.on("connect", self._connect)
         server.on("disconnect", self._disconnect)
@@ -92,6 +93,7 @@ class Sockets:
             self._keepers.add(sid)
             self._plans.keeper_came()
         self._events[sid] = Window(self._config.socket_events_per_minute)
+        self._peers[sid] = _peer_of(environ)
         self._languages[sid] = environ.get("HTTP_ACCEPT_LANGUAGE") if isinstance(environ, dict) else None
         self.counters["connects"] += 1
 
@@ -100,6 +102,7 @@ class Sockets:
             return
         self._events.pop(sid, None)
         self._languages.pop(sid, None)
+        self._peers.pop(sid, None)
         if sid in self._keepers:
             self._keepers.remove(sid)
             self._plans.keeper_left()
@@ -142,7 +145,7 @@ class Sockets:
         proof, why = said.get("proof"), None
         if proof is not None:
             try:
-                await self._bindings.verify(address, proof)
+                await self._bindings.verify(address, proof, self._peers.get(sid, ""))
             except Untrue as untrue:
                 raise wire.Refused(untrue.reason, untrue.detail) from None
             except TryAgain as error:
@@ -268,6 +271,13 @@ def _language(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 255:
         raise wire.Refused("bad-language", "languageId is not a number from 0 to 254")
     return value
+
+
+def _peer_of(environ: object) -> str:
+    """The network address at the other end; all that have none share one name."""
+    scope = environ.get("asgi.scope") if isinstance(environ, dict) else None
+    client = scope.get("client") if isinstance(scope, dict) else None
+    return str(client[0]) if client else "unknown"
 
 
 def _url(value: object) -> str | None:

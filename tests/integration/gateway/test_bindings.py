@@ -13,6 +13,7 @@ import pytest
 from bot.chain.rpc import Rpc
 from bot.chain.witness import Witness
 from bot.web.gateway import create_gateway
+from bot.web.gateway.bindings import PROOFS_PER_MINUTE
 from tests.support.anvil import World, langdao
 from tests.support.gateway import (
     OPEN,
@@ -209,6 +210,22 @@ async def test_bind__node_away__bound_unverified_and_the_same_proof_may_come_aga
     async with serving(create_gateway(config(), Witness(rpc, world.contract))) as url, client(url) as one:
         assert await bind(one, student, given) == {"ok": True, "verified": True}
     await rpc.close()
+
+
+async def test_bind__more_proofs_than_a_minute_has__bound_unverified_and_others_are_looked_at(
+    world: World, witness: Witness, student: str
+) -> None:
+    """One peer may have so many proofs looked at in a minute"""
+    app = create_gateway(config(socket_events_per_minute=100), witness)
+    flood, other = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+    wrong = proof(world, student) | {"nonce": "0x" + "00" * 16}
+    async with serving(app) as url, client(url, headers=flood) as one, client(url, headers=other) as two:
+        for _ in range(PROOFS_PER_MINUTE):
+            assert (await bind(one, student, wrong))["reason"] == "bad-signature"
+        answer = await bind(one, student, given := proof(world, student))
+        assert (answer["ok"], answer["verified"]) == (True, False)
+        assert "too many signatures" in answer["why"]
+        assert await bind(two, student, given) == {"ok": True, "verified": True}
 
 
 async def test_bind__smart_account__asked_on_chain(world: World, url: str, keeper: Client, student: str) -> None:
