@@ -235,8 +235,21 @@ async def test_batch__one_no_longer_due__the_rest_is_signed_anew_at_the_same_non
     assert bench.world.is_active(1)
 
 
+async def test_batch__one_no_longer_due_and_the_days_budget_under_way__all_of_it_retracted(bench: Bench) -> None:
+    """where that can't be priced or mustn't be signed now, all of it is retracted"""
+    keys = await in_flight(bench)
+    row = bench.txs()[0]
+    bench.config = {"daily_budget_wei": row.gas * int(row.max_fee) * 2 // 3}
+    bench.hooks.alive.add(keys[1])
+    await bench.restart()
+    bench.mine_dear()
+    await bench.until(lambda: len(bench.txs()) == 2)
+    assert bench.txs()[1].kind == "retract"
+    assert bench.hooks.alerts == ["alert.gas-budget"]
+
+
 async def test_batch__one_no_longer_due_while_paused__nothing_is_signed_for_the_rest(bench: Bench) -> None:
-    """where … nothing may be signed for them now, all of it is retracted"""
+    """where that can't be priced or mustn't be signed now, all of it is retracted"""
     keys = await in_flight(bench)
     bench.hooks.alive.add(keys[1])
     bench.hooks.paused = True

@@ -4,7 +4,7 @@ Promises
  - As soon as the session of an unmined settlement isn't the tutor's active one any more, or its end isn't due any more,
    it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap. Each head is a look.
    Where the guard compares the session itself, only what isn't due any more is taken out: the rest is signed anew at
-   the same nonce, or, where that can't be priced or nothing may be signed for them now, all of it is retracted. Which
+   the same nonce, or, where that can't be priced or mustn't be signed now, all of it is retracted. Which
    of the two it is, the transaction says, and not the mode: the owner's key may have signed it before the account was
    delegated, or after.
  - Of two unmined settlements of one session, which only a deep reorg can bring about, the first goes on.
@@ -29,7 +29,7 @@ from bot.chain.fees import Fees
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Carrier
-from bot.chain.sender.funds import Funds
+from bot.chain.sender.funds import Funds, Purse
 from bot.chain.sender.look import Call, Standing, count
 from bot.chain.sender.nonces import Gaps, Group
 from bot.chain.sender.outbox import Draft, Outbox
@@ -152,14 +152,15 @@ class Unmined:
 
     async def _take_out(self, anew: Sequence[tuple[Group, tuple[Item, ...]]], standing: Standing) -> set[int]:
         """Signs what may stay, and uses the other nonces for nothing: there, an unmined end is a weapon."""
-        drafts = []
+        drafts: list[Draft] = []
+        purse = await self._funds.purse(standing.balance) if anew else None
         for group, stay in anew:
             tx = group.newest
             suggested = standing.market.bid(self._urgency(tx))
             caps = self._config.caps
             if stay and standing.why_not is None and all(self._hooks.still_due(item.key) for item in stay):
                 bid = fees.replacement(_bid_of(tx), suggested, caps.settle)
-                if bid is not None:
+                if bid is not None and purse is not None and await self._allowed(purse, group, stay, bid):
                     drafts.append(Draft(stay, txs.SETTLE, tx.nonce, bid))
                     continue
             bid = fees.replacement(_bid_of(tx), suggested, caps.retract)
@@ -219,13 +220,16 @@ class Unmined:
                     await self._at_cap(tx)
                 break
             kind = txs.RETRACT if settle and not items else tx.kind  # all of them are over meanwhile
-            if kind == txs.SETTLE:
-                more = self._carrier.gas(len(items)) * bid.max_fee - group.most
-                if not await self._funds.allow(purse, more, tx):
-                    break
+            if kind == txs.SETTLE and not await self._allowed(purse, group, items, bid):
+                break
             log.info("tx.replaced", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce)
             drafts.append(Draft(items or tx.items, kind, tx.nonce, bid))
         return await self._send(drafts, standing)
+
+    async def _allowed(self, purse: Purse, group: Group, items: Sequence[Item], bid: Fees) -> bool:
+        """May a settlement of these take this nonce at that bid, by what there is to spend?"""
+        more = self._carrier.gas(len(items)) * bid.max_fee - group.most
+        return await self._funds.allow(purse, more, group.newest)
 
     async def _send(self, drafts: Sequence[Draft], standing: Standing) -> set[int]:
         if drafts:
