@@ -105,11 +105,6 @@ def decode(topics: Sequence[str], data: str) -> Event | None:
         return None
 
 
-def name_of(topic: str) -> str | None:
-    """The name of the event with this first topic, None when it isn't one of the contract's."""
-    return _NAMES.get(topic)
-
-
 # Decoders. Each one checks the layout (number of topics, length of data); a ValueError means "not that event".
 
 
@@ -178,6 +173,7 @@ def _address(word: str) -> Address:
     return address
 
 
+@lru_cache(maxsize=1_024)
 def _uint8(word: str) -> int:
     value = int(word, 16)
     if value > 255:
@@ -194,7 +190,7 @@ _DECODERS: dict[str, Callable[[Sequence[str], str], Event]] = {
     FUNDS_WITHDRAWN: _funds_withdrawn,
     PAYMENT_PROCESSED: _payment_processed,
 }
-_NAMES = {
+NAMES = {
     SESSION_STARTED: "SessionStarted",
     SESSION_ENDED: "SessionEnded",
     STUDENT_REGISTERED: "StudentRegistered",

@@ -8,8 +8,9 @@ Pure: no clock, no network, no database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from bot.chain.codec import FundsDeposited, FundsWithdrawn, SessionEnded, SessionStarted, decode, name_of
+from bot.chain.codec import NAMES, FundsDeposited, FundsWithdrawn, SessionEnded, SessionStarted, decode
 from bot.chain.errors import WrongAnswer
 from bot.chain.wire import RawHeader, RawLog
 from bot.domain.address import Address
@@ -43,19 +44,22 @@ def untimed(logs: Iterable[RawLog]) -> list[int]:
 def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, int]) -> Rows:
     """The rows that these logs make. `times`: block number to seconds, for logs that don't say it themselves."""
     rows = Rows(blocks=blocks)
-    # A backfill spends its time here: each number is read once, and tuples are made without their types' constructors.
+    # A backfill spends its time here: each number is read once, what the logs of a transaction share is made once, and
+    # tuples are made without their types' constructors.
     made = tuple.__new__
     keep, note_start, note_end, note_funds = rows.logs.append, rows.starts.append, rows.ends.append, rows.funds.add
     number_text, number, previous = "", -1, -1
-    tx_before, tx_index = "", -1
+    tx = ""
+    tx_index = -1
     time_text: str | None = None
     at_s: int | None = None
+    at: tuple[Any, ...] = ()  # a transaction's block, hash and time; nothing when it has to be read anew
     for log in logs:
         index = int(log.log_index, 16)
         if log.block_number != number_text:
             number_text = log.block_number
             number, before = int(number_text, 16), number
-            time_text, at_s = None, times.get(number)
+            time_text, at_s, at = None, times.get(number), ()
             in_order = number > before
         elif index == previous:
             raise WrongAnswer("the node gave a log twice")
@@ -65,9 +69,12 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
             return rows_of(sorted(logs, key=_position), blocks, times)
         previous = index
         if log.block_timestamp is not None and log.block_timestamp != time_text:
-            time_text = log.block_timestamp
+            time_text, at = log.block_timestamp, ()
             at_s = int(time_text, 16)
-        topics, data, tx = log.topics, log.data, log.transaction_hash
+        if not at or log.transaction_hash != tx:
+            tx, tx_index = log.transaction_hash, int(log.transaction_index, 16)
+            at = (number, tx, at_s)
+        topics, data = log.topics, log.data
         event = decode(topics, data)
         name: str | None = None
         session_id: int | None = None
@@ -76,20 +83,18 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
             name = "SessionStarted"
             if event[0] <= _LARGEST_ID:
                 session_id, about = event[0], event[1]
-                note_start(made(Start, (*event, number, tx, at_s)))
+                note_start(made(Start, event + at))
         elif isinstance(event, SessionEnded):
             name = "SessionEnded"
             if event[0] <= _LARGEST_ID:
                 session_id, about = event[0], event[1]
-                note_end(made(End, (*event, number, tx, at_s)))
+                note_end(made(End, event + at))
         elif event is not None:
-            name, about = name_of(topics[0]), event[0]
+            name, about = NAMES[topics[0]], event[0]
             if isinstance(event, FundsDeposited | FundsWithdrawn):
                 note_funds(about)
-        if tx != tx_before:
-            tx_before, tx_index = tx, int(log.transaction_index, 16)
-        where = (number, index, log.block_hash, at_s, tx, tx_index)
-        keep(made(LogRow, (*where, name, session_id, about, ",".join(topics), data)))
+        text = ",".join(topics)
+        keep(made(LogRow, (number, index, log.block_hash, at_s, tx, tx_index, name, session_id, about, text, data)))
     return rows
 
 

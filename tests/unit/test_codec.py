@@ -74,7 +74,7 @@ def test_topics__of_the_abi__are_all_known_by_name() -> None:
     assert len(events) == 7
     for event in events:
         signature = f"{event['name']}({','.join(one['type'] for one in event['inputs'])})"
-        assert codec.name_of("0x" + keccak(signature.encode()).hex()) == event["name"]
+        assert codec.NAMES["0x" + keccak(signature.encode()).hex()] == event["name"]
 
 
 @given(uint256, addresses, addresses, uint8)
@@ -128,7 +128,7 @@ def test_decode__two_addresses_and_an_amount__equals_what_eth_abi_encoded(
     assert type(event) is kind
 
 
-@given(st.sampled_from([*codec._NAMES, "0x" + "ab" * 32]), st.lists(WORDS, max_size=4), WORDS)
+@given(st.sampled_from([*codec.NAMES, "0x" + "ab" * 32]), st.lists(WORDS, max_size=4), WORDS)
 def test_decode__anything_at_all__never_raises(first: str, others: list[str], content: str) -> None:
     """Quotes: "decode gives a typed event, or None ..., and never raises"."""
     codec.decode([first, *others], content)
