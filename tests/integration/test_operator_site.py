@@ -70,7 +70,7 @@ class Site:
 def site(home: Path, **more: Any) -> Iterator[Site]:
     with langdao(students=2, tutors=2) as world:
         world.node.rpc("evm_setIntervalMining", 1)
-        given = settings(world, home, BACKEND_PRIVATE_KEY=OWNER_KEY, **more)
+        given = settings(world, home, **({"BACKEND_PRIVATE_KEY": OWNER_KEY} | more))
         with running(home, "run", **given):
             one = Site(given["HTTP_BIND"], world, home)
             until(one.up)

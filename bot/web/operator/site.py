@@ -30,7 +30,8 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    # With `no-referrer` a browser calls its own page's form `Origin: null`, which is nobody's.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -62,7 +63,10 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
 
     def page(name: str, request: Request, code: int = 200, **values: Any) -> Response:
         text = pages.get_template(name).render(
-            admitted=access.admitted(request), can_act=access.possible, refresh_s=REFRESH_S, **values
+            admitted=access.admitted(request),
+            can_act=access.possible,
+            refresh_s=None if "still" in request.query_params else REFRESH_S,
+            **values,
         )
         return Response(text, code, HEADERS, "text/html; charset=utf-8")
 
