@@ -6,17 +6,25 @@ import json
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from sqlalchemy import text
+
+from bot.ops.doctor import Check, examine
 from bot.ops.readiness import HEAD_OLD_MS, LAG_BLOCKS, Readiness
+from bot.settings import Settings
 from tests.integration.test_cli_daemon import OWNER_KEY, until
 from tests.integration.test_keys import ANVIL_CHAIN, OWNER, beside
 from tests.integration.test_operator_site import TOKEN, Site, reasons, site
-from tests.support.anvil import langdao
+from tests.support.anvil import World, langdao
 from tests.support.index import index
-from tests.support.record import inside
+from tests.support.proxy import Proxy
+from tests.support.record import inside, record
+from tests.support.servers import free_port
 from tests.support.web3signer import Web3Signer
 
 
@@ -84,7 +92,8 @@ def test_uncorroborated__only_the_backend_says_that_it_is_over__is_told_and_noth
         assert one.world.is_active(0)
 
 
-def test_stopped__as_the_service_manager_calls_it__arrives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["stopped", "test"])
+def test_alert__called_for_by_the_service_manager_or_a_person__arrives(tmp_path: Path, kind: str) -> None:
     heard: list[str] = []
 
     class Taker(BaseHTTPRequestHandler):
@@ -99,42 +108,60 @@ def test_stopped__as_the_service_manager_calls_it__arrives(tmp_path: Path) -> No
     server = HTTPServer(("127.0.0.1", 0), Taker)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        done = inside(tmp_path, "alert", "--stopped", APPRISE_URLS=f"json://127.0.0.1:{server.server_port}/")
+        done = inside(tmp_path, "alert", f"--{kind}", APPRISE_URLS=f"json://127.0.0.1:{server.server_port}/")
     finally:
         server.shutdown()
     assert done.code == 0, done.text
-    assert "alert.stopped" in heard[0]
+    assert f"alert.{kind}" in heard[0]
+
+
+def ready(one: Any, clock_ms: Callable[[], int]) -> Readiness:
+    return Readiness(
+        one.follower,
+        _NoFeeds(),  # type: ignore[arg-type]
+        min_balance_wei=0,
+        written_ms=clock_ms,
+        trouble=lambda: None,
+        clock_ms=clock_ms,
+    )
+
+
+def named(readiness: Readiness) -> set[str]:
+    return {reason.name for reason in readiness.reasons()}
 
 
 async def test_readiness__no_block_for_minutes_then_many_at_once__says_each_until_it_is_over(
     tmp_path: Path,
 ) -> None:
     now_ms = [time.time_ns() // 10**6]
-
-    def named() -> set[str]:
-        return {reason.name for reason in readiness.reasons()}
-
     with langdao(students=1, tutors=1) as world:
         async with index(world, tmp_path / "a.db") as one:
-            readiness = Readiness(
-                one.follower,
-                _NoFeeds(),  # type: ignore[arg-type]
-                min_balance_wei=0,
-                written_ms=lambda: now_ms[0],
-                trouble=lambda: None,
-                clock_ms=lambda: now_ms[0],
-            )
+            readiness = ready(one, lambda: now_ms[0])
             world.node.mine(100)
             await one.follower.catch_up()
-            assert named() == set()
-            now_ms[0] += HEAD_OLD_MS + 1_000  # and no block came
-            assert named() == {"head-old"}
+            assert named(readiness) == set()
+            now_ms[0] = time.time_ns() // 10**6 + HEAD_OLD_MS + 1_000  # and no block came
+            assert named(readiness) == {"head-old"}
             now_ms[0] = time.time_ns() // 10**6
             world.node.mine(LAG_BLOCKS + 1)
             one.follower._node_head = world.node.number()  # as the first request of a pass finds it
-            assert named() == {"log-lag"}
+            assert named(readiness) == {"log-lag"}
             await one.follower.catch_up()
-            assert named() == set()
+            assert named(readiness) == set()
+
+
+async def test_readiness__final_blocks_taken_back__says_finality(tmp_path: Path) -> None:
+    with langdao(students=1, tutors=1) as world, langdao(students=1, tutors=1) as other:
+        world.node.mine(100)
+        other.node.mine(200)
+        async with Proxy(world.node.url) as proxy, index(world, tmp_path / "a.db", rpc_url=proxy.url) as one:
+            readiness = ready(one, lambda: time.time_ns() // 10**6)
+            await one.follower.catch_up()
+            assert named(readiness) == set()
+            proxy.node_url = other.node.url
+            for _ in range(3):
+                await one.follower.catch_up()
+            assert "finality" in named(readiness)
 
 
 class _NoFeeds:
@@ -142,3 +169,88 @@ class _NoFeeds:
         @staticmethod
         def up(name: str, now_ms: int) -> bool:
             return True
+
+
+# What doctor finds ----------------------------------------------------------------------------------------------------
+
+
+async def found(world: World, **more: Any) -> dict[str, Check]:
+    given = {"rpc_url": world.node.url, "contract_address": world.contract} | more
+    return {check.name: check for check in await examine(Settings(_env_file=None, **given))}  # type: ignore[arg-type]
+
+
+def wrong(check: Check) -> str:
+    assert check.remedy, check
+    return check.result
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with langdao(students=1, tutors=1) as one:
+        yield one
+
+
+async def test_doctor__chain_ahead_of_this_clock__warns(world: World) -> None:
+    world.node.rpc("evm_setNextBlockTimestamp", int(time.time()) + 3_600)
+    world.node.mine()
+    assert wrong((await found(world))["clock"]) == "warning"
+
+
+async def test_doctor__transactions_of_the_key_wait_in_the_pool__warns(world: World) -> None:
+    world.stop_mining()
+    world.do(world.owner, "mint(address,uint256)", world.owner, 1, to=world.token)
+    assert wrong((await found(world, backend_private_key=OWNER_KEY))["nonce"]) == "warning"
+
+
+async def test_doctor__contract_of_another_kind__fails(world: World) -> None:
+    assert wrong((await found(world, contract_address=world.token))["owner"]) == "failed"
+
+
+async def test_doctor__node_without_a_finalized_block__warns(world: World) -> None:
+    async with Proxy(world.node.url) as proxy:
+
+        def no_final(body: Any) -> Any:
+            asked = body if isinstance(body, list) else [body]
+            if not any("finalized" in str(call["params"]) for call in asked):
+                return None
+            return {"jsonrpc": "2.0", "id": asked[0]["id"], "result": None}
+
+        proxy.before = no_final
+        assert wrong((await found(world, rpc_url=proxy.url))["finality"]) == "warning"
+
+
+async def test_doctor__websocket_that_nobody_serves__fails(world: World) -> None:
+    checks = await found(world, rpc_url=f"{world.node.url},ws://127.0.0.1:{free_port()}")
+    assert wrong(checks["websocket"]) == "failed"
+
+
+async def test_doctor__node_that_gives_no_logs__fails(world: World) -> None:
+    async with Proxy(world.node.url) as proxy:
+        proxy.before = lambda body: (
+            {"jsonrpc": "2.0", "id": body["id"], "error": {"code": -32601, "message": "the method does not exist"}}
+            if isinstance(body, dict) and body["method"] == "eth_getLogs"
+            else None
+        )
+        assert wrong((await found(world, rpc_url=proxy.url))["ranges"]) in ("warning", "failed")
+
+
+async def test_doctor__database_server_out_of_reach__fails(world: World) -> None:
+    url = f"postgresql://keeper@127.0.0.1:{free_port()}/keeper"
+    assert wrong((await found(world, database_url=url))["database"]) == "failed"
+
+
+async def test_doctor__database_of_a_newer_keeper__fails(world: World, tmp_path: Path) -> None:
+    one = record(tmp_path / "keeper.db")
+    with one.database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert wrong((await found(world, database_url=one.url))["schema"]) == "failed"
+
+
+async def test_doctor__nothing_set_for_people__warns_each(world: World) -> None:
+    checks = await found(world)
+    assert [wrong(checks[name]) for name in ("alerts", "public-url", "nudges")] == ["warning"] * 3
+
+
+async def test_doctor__each_trust_in_hints__is_told_with_its_risk(world: World) -> None:
+    told = {(await found(world, trust_backend_hints=hints))["hints"].value for hints in ("yes", "corroborated", "no")}
+    assert len(told) == 3
