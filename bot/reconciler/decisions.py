@@ -50,11 +50,11 @@ class Decisions:
         self.on_deadline: Callable[[], None] = lambda: None  # the earliest deadline may have moved
         self.on_decided: Callable[[Iterable[SessionKey]], None] = lambda _: None  # may lead to other plans for these
 
-    async def again(self, keys: Iterable[SessionKey], now: int, *, starting: bool = False) -> None:
+    async def again(self, keys: Iterable[SessionKey], now: int, *, quiet: bool = False) -> None:
         """Decides for these sessions; stores what is new, then carries it out.
 
         Of many, the loop is let go now and then; they are still decided, and counted by the breaker, together.
-        `starting`: another reason to wait is no news; the feeds aren't heard yet, and that would be one for everybody.
+        `quiet`: another reason to wait is no news: a start, or a feed's return, would make one for everybody.
         """
         if not self._memory.loaded:
             return
@@ -65,7 +65,7 @@ class Decisions:
                 await asyncio.sleep(0)
             live = self._memory.live.get(key)
             if live is not None and (self._memory.watches or live.session.settle is not None):
-                news.extend(self._decide(key, live, now, starting=starting))
+                news.extend(self._decide(key, live, now, quiet=quiet))
         trip = self._mass.notice(((key, decision) for key, _, decision, _ in news), now)
         if trip is not None:
             news = self._anew(news, now)
@@ -116,7 +116,7 @@ class Decisions:
             found.extend(self._decide(key, live, now))
         return found
 
-    def _decide(self, key: SessionKey, live: Live, now: int, *, starting: bool = False) -> list[News]:
+    def _decide(self, key: SessionKey, live: Live, now: int, *, quiet: bool = False) -> list[News]:
         memory = self._memory
         found = []
         for _ in range(8):  # several nudges or alerts may be due at once; each is its own decision
@@ -134,7 +134,7 @@ class Decisions:
                 continue
             (memory.held.add if held(decision) else memory.held.discard)(key)
             decided = verdict(decision.action.value, decision.reason, _hold_of(decision))
-            if starting and decided[0] == live.decided[0] == Action.WAIT:
+            if quiet and decided[0] == live.decided[0] == Action.WAIT:
                 break
             if decision.action is Action.END or decided != live.decided:
                 found.append((key, live, decision, pack(live.session, world)))

@@ -110,7 +110,7 @@ class Reconciler:
             if self.feeds.socket(up, now):
                 log.info("feed.up" if up else "feed.down", feed=SOCKET)
                 if up:
-                    await self._decisions.again(self.memory.waiting_for_feed(), now)
+                    await self._decisions.again(self.memory.waiting_for_feed(), now, quiet=True)
 
     async def posted(self) -> None:
         """An authenticated post arrived on the webhook."""
@@ -118,14 +118,14 @@ class Reconciler:
         if self.feeds.post(now):
             log.info("feed.up", feed=WEBHOOK)
             async with self._turn:
-                await self._decisions.again(self.memory.waiting_for_feed(), now)
+                await self._decisions.again(self.memory.waiting_for_feed(), now, quiet=True)
 
     async def canary_heard(self) -> None:
         """The post of a room of our own came: from now on other rooms' silence isn't that of the whole feed."""
         async with self._turn:
             now = self.memory.now()
             if self.memory.witnesses.heard(CANARY, now) > self.memory.feeds.webhook_silence_ms:
-                await self._decisions.again(self.memory.waiting_for_feed(), now)
+                await self._decisions.again(self.memory.waiting_for_feed(), now, quiet=True)
 
     async def pulse(self) -> None:
         """Notices a stall of our own, and minds the mass-end breaker. To be called about once a second."""
@@ -279,7 +279,7 @@ class Reconciler:
             actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
             await self._settlements.complete(list(memory.over))
             await start.resume(memory, self._writer, self._decisions, actions, now)
-            await self._decisions.again(list(memory.live), now, starting=True)
+            await self._decisions.again(list(memory.live), now, quiet=True)
             if digest is not None:
                 self._effects.alert(start.FIRST, digest.text, None, digest.alert_id)
             log.info("sessions.loaded", active=len(memory.live) - len(memory.over), rooms=len(memory.book.rooms))
