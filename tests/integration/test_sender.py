@@ -62,14 +62,15 @@ async def test_settle__broadcast__was_stored_signed_before(bench: Bench) -> None
 
     async def look(method: str, params: list[Any]) -> None:
         if method == "eth_sendRawTransaction":
-            rows = bench.txs()
-            seen.append([row.raw for row in rows] == [params[0]] and bench.sessions(rows[0].hash) == [str(key)])
+            stored = {row.raw: bench.sessions(row.hash) for row in bench.txs()}
+            seen.append(stored.get(params[0]) == [str(key)])
 
     async with proxied(bench) as proxy:
         proxy.before = look
         bench.settle(key)
         assert await bench.outcome() == "settled"
-    assert seen == [True]
+    assert seen
+    assert all(seen)  # under load it is said again, or replaced
 
 
 async def test_settle__session_is_over__nothing_is_sent(bench: Bench) -> None:
