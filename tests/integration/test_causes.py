@@ -153,6 +153,7 @@ async def test_readiness__no_block_for_minutes_then_many_at_once__says_each_unti
 async def test_readiness__final_blocks_taken_back__says_finality(tmp_path: Path) -> None:
     with langdao(students=1, tutors=1) as world, langdao(students=1, tutors=1) as other:
         world.node.mine(100)
+        other.node.rpc("anvil_setCoinbase", "0x" + "c1" * 20)  # made in the same second, the two would be one chain
         other.node.mine(200)
         async with Proxy(world.node.url) as proxy, index(world, tmp_path / "a.db", rpc_url=proxy.url) as one:
             readiness = ready(one, lambda: time.time_ns() // 10**6)
