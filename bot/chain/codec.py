@@ -35,6 +35,7 @@ FUNDS_WITHDRAWN = "0xa92ff919b850e4909ab2261d907ef955f11bc1716733a6cbece38d163a6
 PAYMENT_PROCESSED = "0x0538ab32a957d2b55d0ec70a4029e73fdf19f500832839b1d7bafcfbca2a5630"
 
 SESSION_BYTES = 320
+_ADDRESS_PADDING = bytes(12)
 _WORD = 64  # hex digits
 ZERO_ADDRESS = "0x" + "0" * 40
 
@@ -223,21 +224,21 @@ def decode_session(data: bytes) -> OnChainSession | None:
         raise ValueError(f"a session has {SESSION_BYTES} bytes, not {len(data)}")
     if not any(data):
         return None
-    numbers = [int.from_bytes(data[start : start + 32], "big") for start in range(0, SESSION_BYTES, 32)]
-    if max(numbers[:3]) >> 160:
+    if not data[:12] == data[32:44] == data[64:76] == _ADDRESS_PADDING:
         raise ValueError("a session's address is longer than an address")
-    student, tutor, token = (_address(data[start : start + 32].hex()) for start in (0, 32, 64))
+    student, tutor, token = _address(data[:32].hex()), _address(data[32:64].hex()), _address(data[64:96].hex())
+    number = int.from_bytes
     return OnChainSession(
         student,
         tutor,
         token,
-        start_s=numbers[3],
-        end_s=numbers[4],
-        rate=numbers[5],
-        paid=numbers[6],
-        language=numbers[7],
-        id=numbers[8],
-        active=numbers[9] != 0,
+        start_s=number(data[96:128], "big"),
+        end_s=number(data[128:160], "big"),
+        rate=number(data[160:192], "big"),
+        paid=number(data[192:224], "big"),
+        language=number(data[224:256], "big"),
+        id=number(data[256:288], "big"),
+        active=any(data[288:]),
     )
 
 
