@@ -62,6 +62,11 @@ test: setup chromium ## all tests: contracts through ape, on Anvil and on Hardha
 test-deep: setup ## the property tests with far more examples (an hour or more)
 	@HYPOTHESIS_PROFILE=deep $(PY) -m pytest --timeout=0 tests/property
 
+.PHONY: mutants
+mutants: setup ## change bot/domain one operator at a time: which changes does no test notice (10 minutes)
+	@mutmut run --max-children 2 >.make/mutants.log 2>&1 || { tail -5 .make/mutants.log; exit 1; }
+	@mutmut results
+
 .PHONY: test-contracts
 test-contracts: setup ## the contract tests only
 	@ape test tests/contracts

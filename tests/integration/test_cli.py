@@ -19,7 +19,7 @@ import pytest
 
 from bot.cli import COMMANDS
 from bot.domain.facts import SessionKey
-from bot.store import identity
+from bot.store import identity, inbox_rows
 from bot.store import records as daemon
 from bot.store.lock import Lock
 from bot.store.tables import ActionRow
@@ -388,12 +388,12 @@ def daemon_of(one: Record, answer: Any = None) -> Iterator[list[dict[str, Any]]]
     def serve() -> None:
         while not stop.wait(0.05):
             with one.database.read() as session:
-                rows = daemon.unanswered(session)
+                rows = inbox_rows.unanswered(session)
             for row in rows:
                 asked.append({"kind": row.kind, **row.payload})
                 said = answer(row)
                 with one.database.write() as session:
-                    daemon.answer(session, row.id or 0, said, 1)
+                    inbox_rows.answer(session, row.id or 0, said, 1)
 
     thread = threading.Thread(target=serve)
     if answer is not None:
@@ -419,7 +419,7 @@ def test_pause__no_keeper_runs__holds_for_the_next_one(one: Record, tmp_path: Pa
     assert on(one, tmp_path, "pause").code == 0
     with one.database.read() as session:
         assert identity.get(session, "paused") == "1"
-        assert daemon.unanswered(session) == []
+        assert inbox_rows.unanswered(session) == []
     assert on(one, tmp_path, "status", "--json").json()["daemon"]["paused"] is True
     assert on(one, tmp_path, "resume").code == 0
     assert on(one, tmp_path, "status", "--json").json()["daemon"]["paused"] is False
@@ -431,7 +431,7 @@ def test_pause__keeper_doesnt_answer__exits_2_and_the_request_stays(one: Record,
     assert done.code == 2
     assert str(os.getpid()) in done.err
     with one.database.read() as session:
-        assert len(daemon.unanswered(session)) == 1
+        assert len(inbox_rows.unanswered(session)) == 1
 
 
 def test_settle__keeper_runs__leaves_the_request_and_shows_where_to_look(one: Record, tmp_path: Path) -> None:
