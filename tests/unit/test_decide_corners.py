@@ -1,0 +1,89 @@
+"""What a mutation run found that no unit test noticed: corners of the rules where two conditions meet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bot.domain.decide import Action, decide
+from bot.domain.facts import Kind, Role, Source
+from bot.domain.policy import Hints
+from bot.domain.rules import Feed, World
+from tests.support.sessions import beating, hint, lesson, nudged
+from tests.unit.test_decide import ENDED, OPEN, POLICY, WORLD, at, away, first, look
+
+SOLE = World(feed=replace(OPEN, sole_room=True))
+
+
+def test_connection_lost__of_the_only_room_heard__counts_only_after_the_long_silence() -> None:
+    # The feed went down with the room, so that no return could have been seen.
+    gone = World(feed=Feed(OPEN.since_ms, at(105), sole_room=True))
+    lost = lesson(away(Role.STUDENT))
+    assert first(lost, Action.NUDGE, gone) == 100 + POLICY.sole_room_timeout_ms / 1000
+    assert first(lost, Action.END, gone) == (100_000 + POLICY.sole_room_timeout_ms + POLICY.nudge_window_ms) / 1000
+    assert look(lost, 200, gone).inputs["waits_for"] is None
+
+
+def test_connection_lost__why_there_is_no_due_time__is_told() -> None:
+    down = World(feed=Feed(OPEN.since_ms, at(105)))
+    assert look(lesson(away(Role.STUDENT)), 110, down).inputs["waits_for"] == "feed-down"
+    never_back = lesson(away(Role.STUDENT, can_return=False), nudged(130, f"away:student@{at(100)}"))
+    assert look(never_back, 140).inputs["waits_for"] == "end-or-timeout"
+    assert look(lesson(away(Role.STUDENT)), 110).inputs["waits_for"] is None
+
+
+def test_silence__of_the_only_room__ends_at_the_later_of_both_limits() -> None:
+    short = replace(POLICY, sole_room_timeout_ms=60_000)
+    assert first(lesson(*beating(100)), Action.END, SOLE, short) == 100 + 60 + 30
+
+
+def test_silence__broken_by_a_return_that_is_no_heartbeat__counts_from_it() -> None:
+    back = lesson(*beating(100), hint(Kind.CONNECTED, 120, Source.WEBHOOK, role=Role.STUDENT))
+    assert first(back, Action.END) == 120 + 60 + 30
+
+
+def test_told__while_another_session_of_the_student_is_due_later__waits_for_nobody() -> None:
+    said = lesson(hint(Kind.SETTLE, 100, Source.OPERATOR))
+    world = replace(WORLD, others_due_ms=(at(130),))
+    assert first(said, Action.END, world) == 100
+
+
+@pytest.mark.parametrize(("other_s", "end_s"), [(200, 200), (220, 220), (221, 160)])
+def test_two_sessions_of_a_student__due_within_the_window__the_first_waits_for_the_second(
+    other_s: int, end_s: int
+) -> None:
+    world = replace(WORLD, others_due_ms=(at(other_s),))
+    assert first(lesson(ENDED), Action.END, world) == end_s
+
+
+def test_contradiction__and_the_backends_word_is_not_enough__never_ends_by_the_cap() -> None:
+    """TRUST_BACKEND_HINTS=no: a contradiction rests on the backend's word as the report does."""
+    strict = replace(POLICY, hints=Hints.NO)
+    asked = lesson(*beating(100), ENDED, *(hint(Kind.HEARTBEAT, s) for s in range(110, 800, 10)))
+    asked = replace(asked, asked_ms=at(140))
+    assert first(asked, Action.END) == 700
+    assert first(asked, Action.END, WORLD, strict) == 790 + 60 + 30  # not before the heartbeats fall silent
+    assert look(asked, 300).inputs["waits_for"] == "answer"
+
+
+def test_held_by_the_breaker__sign_of_life_since__is_not_released_by_time() -> None:
+    """for those silent since after `MASS_HOLD_MAX_S`"""
+    tripped = replace(WORLD, mass_end_ms=at(150))
+    late = 150 + POLICY.mass_hold_max_ms / 1000
+    silent = lesson(ENDED)
+    assert look(silent, late - 1, tripped).action is Action.HOLD
+    assert look(silent, late - 1, tripped).look_again_ms == at(late)
+    assert look(silent, late, tripped).action is Action.END
+    for field in ("life_ms", "still_here_ms"):
+        alive = replace(lesson(ENDED), **{field: at(151)})
+        decision = decide(alive, POLICY, tripped, at(late))
+        assert decision.action is not Action.END, field
+
+
+def test_held__the_end_that_is_due_and_when_it_tripped__are_in_the_record() -> None:
+    tripped = replace(WORLD, mass_end_ms=at(150))
+    held = look(lesson(ENDED), 170, tripped)
+    assert (held.inputs["hold"], held.inputs["mass_end_ms"], held.due_ms) == ("mass-end", at(150), at(160))
+    paused = look(lesson(ENDED), 170, replace(WORLD, hold="paused"))
+    assert (paused.inputs["hold"], paused.due_ms) == ("paused", at(160))
