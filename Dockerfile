@@ -8,12 +8,12 @@ WORKDIR /build
 RUN python -m venv /opt/keeper
 COPY requirements/run.txt requirements/build.txt ./requirements/
 RUN /opt/keeper/bin/pip install --no-cache-dir --require-hashes -r requirements/run.txt \
-    && python -m venv /tmp/hatch \
-    && /tmp/hatch/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
+    && python -m venv /build/hatch \
+    && /build/hatch/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY bot ./bot
-RUN /tmp/hatch/bin/python -m hatchling build -t wheel -d /tmp/wheel \
-    && /opt/keeper/bin/pip install --no-cache-dir --no-deps /tmp/wheel/*.whl \
+RUN /build/hatch/bin/python -m hatchling build -t wheel -d /build/wheel \
+    && /opt/keeper/bin/pip install --no-cache-dir --no-deps /build/wheel/*.whl \
     && /opt/keeper/bin/python -m compileall -q /opt/keeper/lib
 
 FROM python:3.12-slim
