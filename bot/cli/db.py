@@ -54,13 +54,13 @@ def backup(target: Path, as_json: bool) -> None:
     Example:
       langdao-keeper db backup /backups/keeper.db
     """
-    from bot.store import care
+    from bot.store.backup import take_backup
 
     if target.exists():
         raise Misconfigured(f"{target} is there already. Name another file, or remove it")
     database = _opened()
     try:
-        size = care.backup(database, target)
+        size = take_backup(database, target)
     finally:
         database.dispose()
     emit({"file": str(target), "bytes": size}) if as_json else click.echo(f"{target}, {size:,} bytes.")

@@ -9,6 +9,7 @@ Doesn't promise that anybody signed it: see `bot.chain.witness`.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,7 +36,7 @@ _WORDS = {
 }
 
 
-class Signable:
+class Signable(ABC):
     """What all that is signed has in common."""
 
     __slots__ = ()
@@ -46,9 +47,9 @@ class Signable:
     expires_s: int
     nonce: str  # 0x and 16 to 64 lower-case hex digits, of the signer's choice
 
+    @abstractmethod
     def text(self) -> str:
         """The message that is signed."""
-        raise NotImplementedError
 
     def digest(self) -> bytes:
         """The 32 bytes that an EIP-191 signature of `text` signs."""

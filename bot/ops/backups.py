@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from bot.errors import Misconfigured
-from bot.store import care
+from bot.store.backup import take_backup
 from bot.store.db import Database
 
 log = structlog.get_logger("backups")
@@ -62,7 +62,7 @@ class Backups:
         """Makes one now, and deletes what is beyond `keep`. Raises Misconfigured. Blocks."""
         target = self._folder / f"{self._name}.{datetime.now(UTC).strftime(_STAMP)}"
         began_s = time.monotonic()
-        size = care.backup(self._database, target)
+        size = take_backup(self._database, target)
         log.info("backup.made", file=str(target), bytes=size, took_s=round(time.monotonic() - began_s, 2))
         for old in self.made()[self._keep :]:
             old.unlink(missing_ok=True)

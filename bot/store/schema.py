@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import inspect, text
 
 from bot.errors import Misconfigured
+from bot.store.backup import take_backup
 from bot.store.db import Database
 
 log = structlog.get_logger("store")
@@ -51,11 +52,9 @@ def _keep_a_copy(database: Database, present: str | None) -> None:
     if database.path is None:
         log.warning("schema.upgrading", present=present, to=HEAD, text="no copy is made of a PostgreSQL database")
         return
-    from bot.store import care
-
     target = database.path.with_name(f"{database.path.name}.schema-{present or 'none'}")
     if not target.exists():  # an upgrade that was cut short: the first copy is the good one
-        care.backup(database, target)
+        take_backup(database, target)
     log.warning("schema.upgrading", present=present, to=HEAD, copy=str(target))
 
 

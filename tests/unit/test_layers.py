@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The core has no clock, no I/O and no framework.
 PURE = {
     "__future__",
+    "abc",
     "collections",
     "dataclasses",
     "datetime",
