@@ -1,6 +1,7 @@
 """*Still in the lesson*: the single-use links that participants answer a question by.
 
 Promises
+ - An answer and the use of its link are one transaction: a crash loses neither, and nothing is used twice.
  - A link is good for one answer, about one session of this database's chain and contract (its student and tutor
    included: a reorg makes it void), until it expires or the session ends; a restart changes nothing of that.
  - Only a token's hash is stored, and nothing here logs or returns a token but `link` itself.
@@ -72,10 +73,18 @@ class Questions:
         if asked is None:
             return None
         del self._open[digest]  # before anything is awaited: of two clicks one counts
-        now = self._clock()
-        if not await self._reconciler.still_here(asked.key, asked.address, {"by": "link", "action": asked.action_id}):
+        now, payload = self._clock(), {"by": "link", "action": asked.action_id}
+        try:
+            taken = await self._reconciler.still_here(
+                asked.key, asked.address, payload, lambda tx: links.use(tx, digest, now)
+            )
+        except links.Used:
             return None
-        await self._writer(lambda tx: links.answered(tx, digest, now))
+        except Exception:
+            self._open[digest] = asked  # not stored: it may be said again
+            raise
+        if not taken:
+            return None
         log.info("question.answered", session=asked.key.session_id, action=asked.action_id)
         return asked
 

@@ -217,8 +217,13 @@ class Reconciler:
         live = self.memory.live.get(key) if key else None
         return None if live is None or live.session.ended else key
 
-    async def still_here(self, key: SessionKey, address: str | None, payload: dict[str, Any]) -> bool:
-        """A participant's proven word, e.g. by a single-use link: the lesson goes on. False if it isn't active."""
+    async def still_here(
+        self, key: SessionKey, address: str | None, payload: dict[str, Any], also: Callable[[Any], None] | None = None
+    ) -> bool:
+        """A participant's proven word, e.g. by a single-use link: the lesson goes on. False if it isn't active.
+
+        `also`: what is changed in the same transaction, e.g. that the link is used.
+        """
         async with self._turn:
             now = self.memory.now()
             live = self.memory.live.get(key)
@@ -234,7 +239,7 @@ class Reconciler:
                 role=roles.get(address or ""),
                 payload=payload,
             )
-            await self._decisions.again(await self._intake.put(hint, key), now)
+            await self._decisions.again(await self._intake.put_all([(hint, key)], also), now)
             return True
 
     async def signed(self, word: Hint, mark: str) -> bool:

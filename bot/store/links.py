@@ -10,6 +10,10 @@ from bot.domain.question import Asked
 from bot.store.tables import LinkRow
 
 
+class Used(Exception):
+    """This link was answered before."""
+
+
 def add(session: Session, digest: str, asked: Asked, at_ms: int) -> None:
     session.add(
         LinkRow(
@@ -33,11 +37,13 @@ def unanswered(session: Session, now_ms: int) -> dict[str, Asked]:
     }
 
 
-def answered(session: Session, digest: str, at_ms: int) -> None:
+def use(session: Session, digest: str, at_ms: int) -> None:
+    """Marks a link as answered. Raises Used, and so undoes its transaction, when it can't be."""
     row = session.get(LinkRow, digest)
-    if row is not None:
-        row.answered_ms = at_ms
-        session.add(row)
+    if row is None or row.answered_ms is not None:
+        raise Used
+    row.answered_ms = at_ms
+    session.add(row)
 
 
 def forget(session: Session, expired_before_ms: int) -> None:

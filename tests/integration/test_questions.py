@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import IntegrityError
 
 from bot.domain.facts import Kind, Role, SessionKey, Source, Trust
 from bot.ops.logging import Redactor
@@ -130,6 +131,32 @@ async def test_link__keeper_restarted__unused_is_good_and_used_is_not(asking: As
     await asking.questions.load()
     assert await asking.questions.answer(used) is None
     assert await asking.questions.answer(unused)
+
+
+async def test_link__database_fails_in_the_answer__neither_word_nor_use_is_stored_and_it_may_be_said_again(
+    asking: Asking,
+) -> None:
+    """An answer and the use of its link are one transaction: a crash loses neither, and nothing is used twice."""
+    token = (await asking.path()).removeprefix("/v/")
+    broken = "CREATE TRIGGER broken BEFORE UPDATE ON links BEGIN SELECT RAISE(ABORT, 'the disk is gone'); END"
+    await asking.keeper.writer(lambda tx: tx.connection().exec_driver_sql(broken))
+    with pytest.raises(IntegrityError):
+        await asking.questions.answer(token)
+    assert asking.facts() == []
+    assert asking.keeper.session().ended_hint is not None
+    await asking.keeper.writer(lambda tx: tx.connection().exec_driver_sql("DROP TRIGGER broken"))
+    assert await asking.questions.answer(token)
+    assert len(asking.facts()) == 1
+
+
+async def test_link__another_process_of_the_same_record_used_it__nothing_is_stored(asking: Asking) -> None:
+    """nothing is used twice"""
+    token = (await asking.path()).removeprefix("/v/")
+    stale = asking.made()
+    await stale.load()
+    assert await asking.questions.answer(token)
+    assert await stale.answer(token) is None
+    assert len(asking.facts()) == 1
 
 
 async def test_link__expired__not_good(asking: Asking) -> None:
