@@ -1,8 +1,10 @@
 """What a transaction bids. Pure; all amounts are wei per gas.
 
 Promises: a settlement never bids above `Caps.settle`, a retraction never above `Caps.retract`, which leaves room above
-any settlement, so that a retraction can always be priced. A replacement raises both fields by at least 12.5 %, rounded
-up, and at least 1 wei: what nodes ask for.
+any settlement, so that a retraction can always be priced. Where MAX_FEE_GWEI was lowered while dearer settlements were
+under way, their retraction bids the least that replaces them: above the new cap, within the one that they were signed
+by, and for a fraction of what they would cost if they were mined. A replacement raises both fields by at least 12.5 %,
+rounded up, and at least 1 wei: what nodes ask for.
 
 Bids follow EIP-1559: fee cap = tip + 2 × base fee, and the tip is what blocks of late have paid, at a percentile that
 follows what somebody loses by waiting. Where there is no base fee, both fields are the gas price of old.
@@ -89,6 +91,13 @@ def replacement(old: Fees, suggested: Fees, cap: int) -> Fees | None:
     if max_fee < _raised(old.max_fee) or _raised(old.tip) > max_fee:
         return None
     return Fees(max_fee, min(tip, max_fee))
+
+
+def retraction(old: Fees, suggested: Fees, caps: Caps) -> Fees:
+    """The bid that takes back a settlement of `old`."""
+    bid = replacement(old, suggested, max(caps.retract, _raised(old.max_fee)))
+    assert bid is not None  # a tip is never above its fee, so neither is the raised one
+    return bid
 
 
 def settle_cap(suggested: Fees, caps: Caps) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot.chain import codec
-from bot.chain.fees import GWEI
+from bot.chain.fees import GWEI, Caps
 from bot.chain.sender import ended_in
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, World, langdao
@@ -201,6 +201,25 @@ async def test_unmined__tutor_in_the_next_lesson__retracted_at_its_nonce(bench: 
     assert await bench.outcome() == "retracted"
     assert bench.ended() == [key.session_id]
     assert bench.world.is_active(0)
+
+
+async def test_unmined__cap_lowered_below_what_it_bids__still_retracted(bench: Bench) -> None:
+    """Where MAX_FEE_GWEI was lowered while dearer settlements were under way, their retraction bids the least that
+    replaces them"""
+    bench.mine_dear(15 * GWEI)
+    key = await unmined(bench)
+    settle = bench.txs()[0]
+    bench.config = {"caps": Caps.of(int(settle.max_fee) / GWEI / 2, 5)}
+    await bench.restart()
+    bench.pay(key.student, "endSession(address)", key.tutor, fee=4 * HIGH_FEE)
+    bench.mine_dear(2 * HIGH_FEE)
+    await bench.until(lambda: len(bench.txs()) == 2)
+    _, retract = bench.txs()
+    assert (retract.kind, retract.nonce) == ("retract", settle.nonce)
+    assert int(retract.max_fee) == -(-int(settle.max_fee) * 9 // 8)
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    assert await bench.outcome() == "retracted"
+    assert bench.ended() == [key.session_id]
 
 
 async def test_mined__ended_by_the_student_in_the_same_block__failed_not_settled(bench: Bench) -> None:

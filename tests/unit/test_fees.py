@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.chain.fees import GWEI, Caps, Fees, Market, first_bid, highest, outbids, replacement, settle_cap
+from bot.chain.fees import GWEI, Caps, Fees, Market, first_bid, highest, outbids, replacement, retraction, settle_cap
 from bot.domain.urgency import Urgency
 
 WEI = st.integers(1, 10**13)
@@ -86,6 +86,18 @@ def test_replacement__retraction_of_any_settlement__can_always_be_priced(
     while bid is not None:
         assert replacement(bid, later, caps.retract) is not None
         bid = replacement(bid, later, settle_cap(later, caps))
+
+
+@given(FEES, FEES, CAPS)
+def test_retraction__of_one_signed_under_any_cap__is_priced_at_the_least_that_replaces_it(
+    old: Fees, suggested: Fees, caps: Caps
+) -> None:
+    """Where MAX_FEE_GWEI was lowered … their retraction bids the least that replaces them"""
+    bid = retraction(old, suggested, caps)
+    assert 8 * bid.max_fee >= 9 * old.max_fee
+    assert 8 * bid.tip >= 9 * old.tip
+    assert bid.max_fee <= max(caps.retract, replacement(old, old, 10**30).max_fee)  # type: ignore[union-attr]
+    assert bid.tip <= bid.max_fee
 
 
 @given(FEES, CAPS)

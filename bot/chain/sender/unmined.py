@@ -2,7 +2,8 @@
 
 Promises
  - As soon as the session of an unmined settlement isn't the tutor's active one any more, or its end isn't due any more,
-   it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap. Each head is a look.
+   it is retracted: its nonce is used for nothing, whatever that costs within the retraction cap (or, where that was
+   lowered since, for the least that replaces it: see `fees`). Each head is a look.
    Where the guard compares the session itself, only what isn't due any more is taken out: the rest is signed anew at
    the same nonce, or, where that can't be priced or mustn't be signed now, all of it is retracted. Which
    of the two it is, the transaction says, and not the mode: the owner's key may have signed it before the account was
@@ -81,6 +82,8 @@ class Unmined:
         if not groups:
             return
         at, used = standing.at, standing.nonce
+        if not self._looked_up:
+            self._say_if_dear(groups)
         back = await undo(self._outbox, groups)
         held, unknown, pending = await self._look(groups, at, {tx.nonce for tx in back})
         self._contested = {
@@ -93,7 +96,7 @@ class Unmined:
         signed |= await self._fill(groups, pending, standing)
         if groups[0].nonce <= used:  # else a nonce below is missing, and no bid helps
             others = [group for group in groups if group.nonce not in signed]
-            signed |= await self._replace(others, held, {group.nonce for group, _ in anew}, standing)
+            signed |= await self._replace(others, held, standing)
         again = [group.newest for group in going if group.nonce not in signed]
         await self._outbox.say([tx for tx in again if tx.state == txs.STORED or tx.hash in unknown])
 
@@ -163,11 +166,8 @@ class Unmined:
                 if bid is not None and purse is not None and await self._allowed(purse, group, stay, bid):
                     drafts.append(Draft(stay, txs.SETTLE, tx.nonce, bid))
                     continue
-            bid = fees.replacement(_bid_of(tx), suggested, caps.retract)
-            if bid is None:
-                await self._at_cap(tx)
-            else:
-                drafts.append(Draft(tx.items, txs.RETRACT, tx.nonce, bid))
+            bid = fees.retraction(_bid_of(tx), suggested, caps)
+            drafts.append(Draft(tx.items, txs.RETRACT, tx.nonce, bid))
         return await self._send(drafts, standing)
 
     async def _fill(self, groups: list[Group], pending: int, standing: Standing) -> set[int]:
@@ -186,9 +186,7 @@ class Unmined:
         log.warning("nonce.filling", nonce=nonce, above=groups[0].nonce)
         return await self._send([Draft((), txs.FILL, nonce, bid)], standing)
 
-    async def _replace(
-        self, groups: Sequence[Group], held: set[SessionKey], stuck: set[int], standing: Standing
-    ) -> set[int]:
+    async def _replace(self, groups: Sequence[Group], held: set[SessionKey], standing: Standing) -> set[int]:
         """Raises the lowest bid first; those behind it only if their own is too low for the next block."""
         at, market = standing.at, standing.market
         drafts: list[Draft] = []
@@ -197,8 +195,6 @@ class Unmined:
             tx = group.newest
             if group.nonce in self._contested:
                 break
-            if group.nonce in stuck:
-                continue  # couldn't be priced
             settle = tx.kind == txs.SETTLE
             items = tuple(item for item in tx.items if item.key in held)[: self._carrier.most] if settle else tx.items
             if settle and not all(self._hooks.still_due(item.key) for item in items):
@@ -230,6 +226,20 @@ class Unmined:
         """May a settlement of these take this nonce at that bid, by what there is to spend?"""
         more = self._carrier.gas(len(items)) * bid.max_fee - group.most
         return await self._funds.allow(purse, more, group.newest)
+
+    def _say_if_dear(self, groups: Sequence[Group]) -> None:
+        """What an earlier process signed may bid more than this one would."""
+        caps = self._config.caps
+        dear = [tx for group in groups if (tx := group.newest).kind == txs.SETTLE and tx.max_fee > caps.settle]
+        if dear:
+            highest = max(tx.max_fee for tx in dear)
+            log.warning(
+                "sender.cap-lowered",
+                transactions=len(dear),
+                highest_gwei=highest / fees.GWEI,
+                text=f"MAX_FEE_GWEI={caps.retract / fees.GWEI:g} is less than these were signed by: they are bid no "
+                "higher; to take one back costs an eighth more than it bids. To have them bid more, raise it again",
+            )
 
     async def _send(self, drafts: Sequence[Draft], standing: Standing) -> set[int]:
         if drafts:
