@@ -13,7 +13,8 @@ from bot.chain.fees import GWEI
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
-from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, error, foreign, proxied, quiet_blocks
+from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, Proxy, benched, error, foreign, proxied, quiet_blocks
+from tests.support.servers import free_port, serving
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def guard(bench: Bench) -> Bench:
 
 
 async def test_to_guarded__direct_one_in_flight__waited_for_reported_and_not_signed_again(guard: Bench) -> None:
-    """While a node knows an unmined one, its sessions are signed for by no other key"""
+    """While any endpoint knows an unmined one, its sessions are signed for by no other key"""
     bench = guard
     key = await direct_in_flight(bench)
     await to_guarded(bench)
@@ -122,6 +123,69 @@ async def test_to_guarded__direct_one_is_stuck__alert_names_the_way_out(guard: B
     assert await bench.outcome() == "lost"
     bench.settle(key)  # decided anew
     assert await bench.outcome(2) == "settled"
+    assert bench.ended() == [key.session_id]
+
+
+async def test_to_guarded__only_the_second_endpoint_knows_the_direct_one__waited_for(guard: Bench) -> None:
+    """While any endpoint knows an unmined one, its sessions are signed for by no other key"""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    async with proxied(bench) as proxy:
+        proxy.instead = lambda method, _: {"result": None} if method == "eth_getTransactionByHash" else None
+        await bench.kill()
+        bench.urls.append(bench.world.node.url)
+        bench.boot()
+        bench.settle(key)
+        await dear_blocks(bench, 5)
+        assert len(bench.txs()) == 1
+        assert bench.hooks.alerts == ["alert.former-key"]
+        bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        assert await bench.outcome() == "settled"
+
+
+async def test_to_guarded__the_endpoint_that_knew_it_is_silent__counts_by_what_it_said_last(guard: Bench) -> None:
+    """An endpoint that doesn't answer counts by what it said last"""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    silent = False
+
+    async def fall_silent(method: str, params: list[object]) -> None:
+        if silent:
+            raise ConnectionError("gone")
+
+    async with proxied(bench) as knows:
+        knows.before = fall_silent
+        blind = Proxy(bench.world.node.url)
+        blind.instead = lambda method, _: {"result": None} if method == "eth_getTransactionByHash" else None
+        async with serving(blind) as url:
+            await bench.kill()
+            bench.urls.insert(0, url)
+            bench.boot()
+            await dear_blocks(bench, 1)
+            silent = True
+            bench.settle(key)
+            await dear_blocks(bench, 5)
+            assert len(bench.txs()) == 1
+
+
+async def test_to_guarded__one_endpoint_has_never_answered__waited_for_some_blocks_then_ended(guard: Bench) -> None:
+    """one that has said nothing yet is waited for, REPLACE_AFTER_BLOCKS long"""
+    bench = guard
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    bench.world.node.rpc("anvil_dropTransaction", bench.txs()[0].hash)
+    await bench.kill()
+    bench.urls.append(f"http://127.0.0.1:{free_port()}")
+    bench.boot()
+    bench.settle(key)
+    for _ in range(3):
+        bench.world.node.mine()
+        bench.look()
+        await asyncio.sleep(0.15)
+        assert len(bench.txs()) == 1
+    assert await bench.outcome() == "settled"
     assert bench.ended() == [key.session_id]
 
 

@@ -2,8 +2,9 @@
 
 Promises
  - It is watched, reported and stored as if its key were here, until its nonce is used in a final block.
- - While a node knows an unmined one, its sessions are signed for by no other key: it may end them any moment, and one
-   of direct mode would end the tutor's next lesson once they are over.
+ - While any endpoint knows an unmined one, its sessions are signed for by no other key: it may end them any moment, and
+   one of direct mode would end the tutor's next lesson once they are over. An endpoint that doesn't answer counts by
+   what it said last; one that has said nothing yet is waited for, REPLACE_AFTER_BLOCKS long.
  - Nothing of it is said to a node again, and nothing is signed in its place: only its own key could take it back.
    After REPLACE_AFTER_BLOCKS, `alert.former-key` says so.
 Doesn't promise that one that no node knows is gone for good: whoever kept its bytes can send them again.
@@ -16,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from bot.chain.errors import RpcError
 from bot.chain.langdao import LangDAO, pinned
 from bot.chain.rpc import Rpc
 from bot.chain.sender.carrier import Carrier
@@ -28,7 +30,7 @@ from bot.chain.sender.unmined import undo
 from bot.chain.signer import Signed
 from bot.domain.address import Address
 from bot.domain.facts import SessionKey
-from bot.errors import TryAgain
+from bot.errors import KeeperError, TryAgain
 from bot.store import txs
 from bot.store.db import Writer
 
@@ -107,20 +109,32 @@ class _Left:
         self._outbox = outbox
         self._config = config
         self._since: dict[int, int] = {}  # nonce → the block at which it was first seen unmined
+        self._known: dict[str, dict[int, bool]] = {}  # hash → endpoint → whether it had it when it answered last
         self.held: set[SessionKey] = set()
 
     async def see_through(self, groups: Sequence[Group], standing: Standing) -> None:
         await undo(self._outbox, groups)
-        calls: list[Call] = [("eth_getTransactionByHash", (tx.hash,)) for group in groups for tx in group.txs]
-        answers = iter(await self._rpc.batch_of(calls))
+        await self._ask([tx.hash for group in groups for tx in group.txs])
         for group in groups:
-            known = [next(answers) for _ in group.txs]
-            if not any(known):
-                continue
-            self.held.update(item.key for item in group.items)
             since = self._since.setdefault(group.nonce, standing.at.number)
-            if standing.at.number - since >= self._config.replace_after_blocks:
-                await self._tell(group)
+            aged = standing.at.number - since >= self._config.replace_after_blocks
+            said = [self._known[tx.hash] for tx in group.txs]
+            if any(had for one in said for had in one.values()):
+                self.held.update(item.key for item in group.items)
+                if aged:
+                    await self._tell(group)
+            elif not aged and any(len(one) < self._rpc.count for one in said):
+                self.held.update(item.key for item in group.items)
+
+    async def _ask(self, hashes: Sequence[str]) -> None:
+        """Asks every endpoint for these."""
+        calls: list[Call] = [("eth_getTransactionByHash", (tx_hash,)) for tx_hash in hashes]
+        self._known = {tx_hash: self._known.get(tx_hash, {}) for tx_hash in hashes}
+        for place, answers in await self._rpc.each_as(Any, calls):
+            if not isinstance(answers, KeeperError):
+                for tx_hash, answer in zip(hashes, answers, strict=True):
+                    if not isinstance(answer, RpcError):
+                        self._known[tx_hash][place] = answer is not None
 
     async def _tell(self, group: Group) -> None:
         tx = group.newest
