@@ -208,6 +208,7 @@ class TxRow(Table, table=True):
     sent_ms: int | None = Field(default=None, sa_column=_big())
     mined_block: int | None = Field(default=None, sa_column=_big())
     mined_hash: str | None = None
+    mined_ms: int | None = Field(default=None, sa_column=_big(index=True))  # the block's time
     gas_cost: str | None = None  # wei, once mined
     note: str | None = None
     closed: bool = Field(default=False, index=True)  # its nonce is used for good: no reorg brings it back

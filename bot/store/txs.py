@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Table, insert, inspect, update
+from sqlalchemy import Table, insert, inspect, or_, update
 from sqlmodel import Session, col, select
 
 from bot.domain.facts import SessionKey, Source, Trust
@@ -187,8 +187,10 @@ def _live(session: Session, whose: Any) -> list[Tx]:
 
 
 def spent_since(session: Session, since_ms: int) -> int:
-    """Wei burnt by transactions stored since then."""
-    rows = session.exec(
-        select(TxRow.gas_cost).where(col(TxRow.stored_ms) >= since_ms, col(TxRow.gas_cost).is_not(None))
-    )
+    """Wei burnt since then, by the time of the blocks.
+
+    What was stored since then counts whatever its block's time says: no chain's clock can lift the budget.
+    """
+    since = or_(col(TxRow.mined_ms) >= since_ms, col(TxRow.stored_ms) >= since_ms)
+    rows = session.exec(select(TxRow.gas_cost).where(since, col(TxRow.gas_cost).is_not(None)))
     return sum(int(cost) for cost in rows if cost)

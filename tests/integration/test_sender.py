@@ -143,12 +143,15 @@ async def test_settle__balance_below_the_floor__refused_with_one_alert(bench: Be
 
 async def test_settle__daily_budget_used_up__refused(bench: Bench) -> None:
     keys = [bench.lesson(n, n) for n in range(2)]
+    bench.mine_dear(GWEI, blocks=5)
     bench.settle(keys[0])
     assert await bench.outcome() == "settled"
-    bench.config = {"daily_budget_wei": int(bench.txs()[0].gas_cost or 0) + 1}
+    first = bench.txs()[0]
+    bench.config = {"daily_budget_wei": 300_000 * int(first.max_fee) + int(first.gas_cost or 0) // 2}
     await bench.restart()
+    bench.mine_dear(GWEI, blocks=5)
     bench.settle(keys[1])
-    assert await bench.outcome(2) == "refused"
+    assert await bench.outcome(2, mine=False) == "refused"
     assert bench.hooks.alerts == ["alert.gas-budget"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bot.chain.fees import GWEI
 from bot.chain.sender.terms import UNPROVEN
+from bot.store import txs
 from tests.support.anvil import ENGLISH, World, langdao
 from tests.support.sender import Bench, benched, foreign, proxied, quiet_blocks, unmined
 
@@ -67,7 +68,7 @@ async def test_settle__foreign_transaction_at_our_nonce_unknown_to_the_look__lef
         assert [row.nonce for row in bench.txs()] == [nonce]
         said = None
         foreign(bench, nonce=hex(nonce), maxFeePerGas=hex(100 * GWEI))  # Anvil drops what it can't mine
-        bench.mine_dear(GWEI)
+        bench.mine_dear(GWEI, blocks=5)
         assert await bench.outcome() == "lost"
         bench.settle(key)
         assert await bench.outcome(2) == "settled"
@@ -231,6 +232,44 @@ async def test_unmined__the_days_budget_is_under_way__not_replaced_and_alert(ben
     bench.mine_dear()
     await bench.until(lambda: len(bench.txs()) == 2)
     assert bench.txs()[1].kind == "retract"
+
+
+DAY_MS = 86_400_000
+
+
+async def test_settle__signed_a_day_ago_and_mined_now__counts_now(bench: Bench) -> None:
+    """what was mined counts by its receipt, for a day from its block's time, whenever it was signed or replaced"""
+    keys = [bench.lesson(n, n) for n in range(3)]
+    bench.mining(False)
+    bench.later_ms = -DAY_MS - 60_000
+    bench.mine_dear(GWEI, blocks=5)
+    bench.settle(keys[0])
+    await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+    bench.later_ms = 0
+    bench.mining(True)
+    assert await bench.outcome() == "settled"
+    first = bench.txs()[0]
+    bench.config = {"daily_budget_wei": 300_000 * int(first.max_fee) + int(first.gas_cost or 0) // 2}
+    for number, (later_ms, expected) in enumerate([(0, "refused"), (DAY_MS + 60_000, "settled")], start=1):
+        bench.later_ms = later_ms
+        await bench.restart()
+        bench.mine_dear(GWEI, blocks=5)  # each is to cost what the first did
+        bench.settle(keys[number])
+        assert await bench.outcome(number + 1, mine=False) == expected
+
+
+@pytest.mark.parametrize(("apart_ms", "counts"), [(-1, False), (0, True), (1, True)])
+async def test_spent__at_the_edge_of_a_day__by_the_time_of_the_block(bench: Bench, apart_ms: int, counts: bool) -> None:
+    """for a day from its block's time"""
+    bench.later_ms = -10 * DAY_MS
+    bench.settle(bench.lesson())
+    assert await bench.outcome() == "settled"
+    [row] = bench.txs()
+    assert row.mined_block is not None
+    block_ms = int(bench.world.node.header(row.mined_block)["timestamp"], 16) * 1000
+    with bench.database.read() as session:
+        spent = txs.spent_since(session, block_ms - apart_ms)
+    assert spent == (int(row.gas_cost or 0) if counts else 0)
 
 
 async def test_head__balance_good_for_few_settlements__warned_once(bench: Bench) -> None:

@@ -148,6 +148,7 @@ class Bench:
         self.hooks = Recorded()
         self.config: dict[str, Any] = {}
         self.key = key
+        self.later_ms = 0  # than this machine's clock is the sender's
         self.guards: list[str] = []  # deployed, for tests that delegate later
         self.urls = [world.node.url]
         self._rpcs: list[Rpc] = []
@@ -170,7 +171,7 @@ class Bench:
         rpc = Rpc(self.urls, timeout_s=5)
         self._rpcs.append(rpc)
         contract = LangDAO(rpc, self.world.contract)
-        clock = lambda: time.time_ns() // 1_000_000  # noqa: E731
+        clock = lambda: time.time_ns() // 1_000_000 + self.later_ms  # noqa: E731
         signer = KeySigner(self.key)
         carrier = self._carrier(rpc, signer.address, config["gas_limit"])
         self.sender = Sender(rpc, self.writer, contract, carrier, signer, SenderConfig(**config), self.hooks, clock)

@@ -12,7 +12,7 @@ isn't canonical any more. What isn't mined yet is `unmined`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -89,12 +89,13 @@ class Flight:
         news = News()
         there = await self._still_there(groups)
         receipts = await self._receipts([group for group in groups if group.nonce not in there])
+        times = await self._times(receipts.values(), at)
         missing = []
         for group in groups:
             if group.nonce in there:
                 self._deeper(group, there[group.nonce], at, news)
             elif (mined := next((tx for tx in group.txs if mined_by(receipts[tx.hash], at.number)), None)) is not None:
-                self._was_mined(group, mined, receipts[mined.hash], at, news)
+                self._was_mined(group, mined, receipts[mined.hash], times, at, news)
             else:
                 missing.append(group)
         if missing:
@@ -124,10 +125,13 @@ class Flight:
         others = [tx for tx in group.txs if tx is not mined]
         news.steps += [Step(tx, txs.REPLACED, {"state": txs.REPLACED}) for tx in others]
 
-    def _was_mined(self, group: Group, mined: Tx, receipt: dict[str, Any], at: At, news: News) -> None:
+    def _was_mined(
+        self, group: Group, mined: Tx, receipt: dict[str, Any], times: dict[int, int], at: At, news: News
+    ) -> None:
         block = int(receipt["blockNumber"], 16)
         cost = int(receipt["gasUsed"], 16) * int(receipt.get("effectiveGasPrice", "0x0"), 16)
         values = {"mined_block": block, "mined_hash": receipt["blockHash"], "gas_cost": str(cost)}
+        values["mined_ms"] = times.get(block)
         log.info("tx.mined", sessions=mined.sessions, hash=mined.hash, block=block, kind=mined.kind)
         news.steps.append(Step(mined, txs.MINED, values | {"state": txs.MINED}))
         others = [tx for tx in group.txs if tx is not mined and tx.state in (txs.MINED, txs.CONFIRMED)]
@@ -220,3 +224,9 @@ class Flight:
         hashes = [tx.hash for group in groups for tx in group.txs]
         calls: list[Call] = [("eth_getTransactionReceipt", (tx_hash,)) for tx_hash in hashes]
         return dict(zip(hashes, await self._rpc.batch_of(calls), strict=True))
+
+    async def _times(self, receipts: Iterable[Any], at: At) -> dict[int, int]:
+        """The times, in ms, of the blocks that these receipts are of."""
+        blocks = sorted({int(one["blockNumber"], 16) for one in receipts if mined_by(one, at.number)})
+        headers = await self._rpc.headers(blocks) if blocks else []
+        return {int(one.number, 16): int(one.timestamp, 16) * 1000 for one in headers if one is not None}

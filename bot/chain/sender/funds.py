@@ -1,6 +1,7 @@
 """What may be spent: the balance floor, and the gas of a day.
 
-Promises: what is under way counts as spent, each nonce at the most that it can cost; below the floor, or beyond the
+Promises: what is under way counts as spent, each nonce at the most that it can cost; what was mined counts by its
+receipt, for a day from its block's time, whenever it was signed or replaced; below the floor, or beyond the
 day's budget, no settlement is signed, be it new or in another's place; a warning comes while there is still enough for
 many. Retractions are never refused: not to send them costs more.
 """

@@ -43,7 +43,7 @@ from bot.store.txs import Item, Step, Tx
 
 log = structlog.get_logger("sender")
 
-UNDONE = {"state": txs.SENT, "mined_block": None, "mined_hash": None, "gas_cost": None}
+UNDONE = {"state": txs.SENT, "mined_block": None, "mined_hash": None, "mined_ms": None, "gas_cost": None}
 
 
 async def undo(outbox: Outbox, groups: Sequence[Group]) -> list[Tx]:
