@@ -48,9 +48,9 @@ class EffectHooks:
         self.sender: Sender | None = None
         self.nudger: Nudger | None = None
 
-    def expect(self, keys: Sequence[SessionKey]) -> None:
+    async def expect(self, keys: Sequence[SessionKey]) -> None:
         if self.sender is not None:
-            self.sender.expect(keys)
+            await self.sender.expect(keys)
 
     def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None:
         if self.nudger is not None:

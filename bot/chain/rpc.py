@@ -33,6 +33,7 @@ from bot.errors import KeeperError
 T = TypeVar("T")
 Call = tuple[str, Sequence[Any]]
 
+_TURNS = 2  # of the loop: the call's own task, and the HTTP client's that writes its body
 BATCH_MAX = 1_000  # calls in one request; geth's own limit, larger batches are split
 
 log = structlog.get_logger()
@@ -206,6 +207,8 @@ class Rpc:
                 self.errors[method] += 1
                 return place.name, Unreachable(place.name, failure.reason)
 
+        if self.alone:
+            return [await one(self._endpoints[0])]
         return list(await asyncio.gather(*(one(place) for place in self._endpoints)))
 
     async def each_as(
@@ -314,6 +317,12 @@ class Rpc:
             # Large reads: a page of logs is megabytes.
             self._session = aiohttp.ClientSession(read_bufsize=1 << 20)
         return self._session
+
+
+async def leaving() -> None:
+    """Lets the loop turn until a call that a task was just made for has left, if there is a connection."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _result(reply: Reply[Any]) -> Any:

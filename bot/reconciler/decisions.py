@@ -32,8 +32,11 @@ News = tuple[SessionKey, Live, Decision, dict[str, Any]]  # with what it saw
 class Effects(Protocol):
     """What decisions lead to. None of these may block or raise."""
 
-    def expect(self, keys: Sequence[SessionKey]) -> None:
-        """The ends of these are being stored, and will be asked for in a moment: nothing is to be done but to look."""
+    async def expect(self, keys: Sequence[SessionKey]) -> None:
+        """The ends of these are about to be stored, and asked for then: nothing is to be done but to look.
+
+        Returns at once, or as soon as the chain was asked: it works on its answer while the decision is stored.
+        """
         ...
 
     def nudge(self, action_id: int, key: SessionKey, payload: dict[str, Any], created_ms: int) -> None: ...
@@ -72,7 +75,7 @@ class Decisions:
         self.on_deadline()
         if news:
             if ends := [key for key, _, decision, _ in news if decision.action is Action.END]:
-                self._effects.expect(ends)
+                await self._effects.expect(ends)
 
             def change(tx: Any) -> Any:
                 told = self._mass.store(tx, trip) if trip is not None else None
@@ -84,6 +87,10 @@ class Decisions:
             for (key, live, decision, _), (action_id, alert_id, text) in zip(news, stored, strict=True):
                 self._carry_out(key, live, decision, action_id, alert_id, text, now)
         self.on_decided(keys)
+        if news:
+            await asyncio.sleep(0)  # whoever was told begins before the log is written
+            for key, _, decision, _ in news:
+                self._log(key, decision, now)
 
     def now(self, live: Live, now: int) -> Decision:
         """What `decide` makes of this session; nothing comes of it."""
@@ -170,13 +177,6 @@ class Decisions:
         now: int,
     ) -> None:
         self._memory.counters[f"decided.{decision.action}.{decision.reason}"] += 1
-        log.info(
-            f"decision.{decision.action}",
-            session=key.session_id,
-            reason=decision.reason,
-            due_in_s=None if decision.due_ms is None else round((decision.due_ms - now) / 1000, 1),
-            hold=decision.inputs.get("hold"),
-        )
         if decision.action is Action.NUDGE and action_id is not None:
             payload = {"reason": decision.reason, "mark": decision.mark, "ask": decision.ask, "due_ms": decision.due_ms}
             self._effects.nudge(action_id, key, payload, now)
@@ -184,6 +184,15 @@ class Decisions:
             self._effects.settle(action_id, key)
         elif decision.action is Action.ALERT and alert_id is not None:
             self._effects.alert(_alert_name(decision), text, key, alert_id)
+
+    def _log(self, key: SessionKey, decision: Decision, now: int) -> None:
+        log.info(
+            f"decision.{decision.action}",
+            session=key.session_id,
+            reason=decision.reason,
+            due_in_s=None if decision.due_ms is None else round((decision.due_ms - now) / 1000, 1),
+            hold=decision.inputs.get("hold"),
+        )
 
 
 def _hold_of(decision: Decision) -> str | None:

@@ -1,6 +1,6 @@
-"""Many rows at a time, past the ORM.
+"""Rows past the ORM: many at a time, and the few that a settlement waits for.
 
-Promises: bulk rows go through the driver; that costs a tenth of what objects do. The SQL is SQLite's, with `?` for
+Promises: they go through the driver; that costs a tenth of what objects do. The SQL is SQLite's, with `?` for
 values, and runs on PostgreSQL too. Each function is part of its caller's transaction.
 """
 
@@ -54,6 +54,16 @@ def many(connection: Connection, sql: str, rows: Iterable[tuple[Any, ...]]) -> N
 def run(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> int:
     """Runs `sql` once; how many rows it changed."""
     return connection.exec_driver_sql(_dialect(connection, sql), values).rowcount
+
+
+def scalar(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> Any:
+    """The first value of the first row that `sql` gives; None where it gives none."""
+    return connection.exec_driver_sql(_dialect(connection, sql), values).scalar()
+
+
+def rows(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> Sequence[Any]:
+    """What `sql` gives."""
+    return connection.exec_driver_sql(_dialect(connection, sql), values).all()
 
 
 def _dialect(connection: Connection, sql: str) -> str:

@@ -8,6 +8,7 @@ The chain's rows are in `bot.store.chain_rows`, transactions in `bot.store.txs`,
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -19,7 +20,7 @@ from sqlmodel import Session, col, select
 from bot.domain import linking
 from bot.domain.decide import Action, Decision
 from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
-from bot.store import room_rows
+from bot.store import bulk, room_rows
 from bot.store.tables import (
     ActionRow,
     AlertRow,
@@ -329,23 +330,26 @@ def our_tx(session: Session, tx_hash: str) -> bool:
 
 # Decisions and actions -----------------------------------------------------------------------------------------------
 
+# Not by the ORM, nor by what it is built on: a settlement waits for these.
+_ADD_DECISION = (
+    "INSERT INTO decisions (session_key, at_ms, action, reason, look_again_ms, inputs, saw, facts_to)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM facts)) RETURNING id"
+)
+_SETTLES_OF = "SELECT id, state FROM actions WHERE session_key = ? AND kind = 'settle' ORDER BY id"
+_ADD_ACTION = (
+    "INSERT INTO actions (key, kind, session_key, decision_id, state, created_ms, payload)"
+    " VALUES (?, ?, ?, ?, 'open', ?, ?) RETURNING id"
+)
+
 
 def add_decision(
     session: Session, key: SessionKey, decision: Decision, at_ms: int, saw: Mapping[str, Any] | None = None
 ) -> int:
     """Stores a decision with what it saw; the number it got."""
-    return _insert(
-        session,
-        DecisionRow,
-        session_key=str(key),
-        at_ms=at_ms,
-        action=decision.action.value,
-        reason=decision.reason,
-        look_again_ms=decision.look_again_ms,
-        inputs=dict(decision.inputs) | {"mark": decision.mark},
-        facts_to=session.execute(columns(func.max(_FACTS.c.id))).scalar() or 0,
-        saw=saw,
-    )
+    values = (str(key), at_ms, decision.action.value, decision.reason, decision.look_again_ms)
+    inputs = json.dumps(dict(decision.inputs) | {"mark": decision.mark})
+    saw_then = None if saw is None else json.dumps(saw)
+    return int(bulk.scalar(session.connection(), _ADD_DECISION, (*values, inputs, saw_then)))
 
 
 def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str, str | None]]:
@@ -385,23 +389,30 @@ def add_action(
     present = session.exec(select(ActionRow).where(ActionRow.key == key)).first()
     if present is not None:
         return Stored(present.id or 0, False)
-    values = {"session_key": str(session_key), "decision_id": decision_id, "created_ms": at_ms, "payload": payload}
-    return Stored(_insert(session, ActionRow, key=key, kind=kind, state="open", **values), True)
+    return Stored(_add_action(session, key, kind, session_key, decision_id, at_ms, payload), True)
 
 
 def add_settle(session: Session, session_key: SessionKey, decision_id: int, at_ms: int, payload: dict[str, Any]) -> int:
     """A settle action for this session; the one under way, where a reorg took the session and gave it back."""
-    query = select(ActionRow.id, ActionRow.state).where(
-        ActionRow.session_key == str(session_key), ActionRow.kind == "settle"
-    )
-    earlier = session.exec(query.order_by(col(ActionRow.id))).all()
-    under_way = next((number for number, state in earlier if state == "open"), None)
+    rows = bulk.rows(session.connection(), _SETTLES_OF, (str(session_key),))
+    under_way = next((number for number, state in rows if state == "open"), None)
     if under_way is not None:
         return int(under_way)
-    values = {"session_key": str(session_key), "decision_id": decision_id, "created_ms": at_ms, "payload": payload}
-    return _insert(
-        session, ActionRow, key=f"settle:{session_key}:{len(earlier)}", kind="settle", state="open", **values
-    )
+    key = f"settle:{session_key}:{len(rows)}"
+    return _add_action(session, key, "settle", session_key, decision_id, at_ms, payload)
+
+
+def _add_action(
+    session: Session,
+    key: str,
+    kind: str,
+    session_key: SessionKey,
+    decision_id: int,
+    at_ms: int,
+    payload: dict[str, Any],
+) -> int:
+    values = (key, kind, str(session_key), decision_id, at_ms, json.dumps(payload))
+    return int(bulk.scalar(session.connection(), _ADD_ACTION, values))
 
 
 def end_action(session: Session, action_id: int, state: str, outcome: str, at_ms: int) -> None:
@@ -464,12 +475,6 @@ def add_alert(session: Session, name: str, text: str, at_ms: int, key: SessionKe
 
 def alert_sent(session: Session, alert_id: int, at_ms: int) -> None:
     session.execute(update(AlertRow).where(col(AlertRow.id) == alert_id).values(sent_ms=at_ms))
-
-
-def _insert(session: Session, row: type[DecisionRow | ActionRow], **values: Any) -> int:
-    """Not by the ORM, which takes twice as long: a settlement waits for these. Returns the new row's id."""
-    table = cast(Table, inspect(row).local_table)
-    return int(session.connection().execute(insert(table).returning(table.c.id), values).scalar_one())
 
 
 def _parts(values: list[Any]) -> Iterable[list[Any]]:

@@ -10,22 +10,33 @@ A transaction is about its items: the sessions that it ends, or (RETRACT) was no
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from sqlalchemy import Table, insert, inspect, or_, update
+from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
 from bot.domain.facts import SessionKey, Source, Trust
-from bot.store.tables import FactRow, TxItemRow, TxRow
+from bot.store import bulk
+from bot.store.tables import TxItemRow, TxRow
 
 STORED, SENT, MINED, CONFIRMED, FINAL = "stored", "sent", "mined", "confirmed", "final"
 REPLACED, LOST = "replaced", "lost"
 SETTLE, RETRACT, FILL = "settle", "retract", "fill"
-_TXS, _ITEMS, _FACTS = (cast(Table, inspect(row).local_table) for row in (TxRow, TxItemRow, FactRow))
 FACT = "tx"  # the kind of the facts written here; they say what was done, and decide nothing
+
+_ADD_TX = (
+    "INSERT INTO txs (hash, nonce, sender, kind, raw, gas, max_fee, tip, state, stored_ms, stored_block, closed)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_ADD_ITEM = "INSERT INTO tx_items (tx_hash, position, session_key, action_id) VALUES (?, ?, ?, ?)"
+_ADD_FACT = (
+    "INSERT INTO facts (key, kind, source, trust, received_ms, session_id, student, tutor, session_key, can_return,"
+    " payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class Item(NamedTuple):
@@ -76,32 +87,20 @@ class Step:
 
 def add(session: Session, signed: Sequence[Tx]) -> None:
     """Stores transactions that were just signed."""
-    rows = [
-        {
-            "hash": tx.hash,
-            "nonce": tx.nonce,
-            "sender": tx.sender,
-            "kind": tx.kind,
-            "raw": tx.raw,
-            "gas": tx.gas,
-            "max_fee": str(tx.max_fee),
-            "tip": str(tx.tip),
-            "state": tx.state,
-            "stored_ms": tx.stored_ms,
-            "stored_block": tx.stored_block,
-            "closed": False,
-        }
-        for tx in signed
-    ]
     into = session.connection()  # not by the ORM: somebody's lesson waits for this
-    into.execute(insert(_TXS), rows)
-    items = [
-        {"tx_hash": tx.hash, "position": at, "session_key": str(item.key), "action_id": item.action_id}
+    rows = [
+        (
+            *(tx.hash, tx.nonce, tx.sender, tx.kind, tx.raw, tx.gas, str(tx.max_fee), str(tx.tip)),
+            *(tx.state, tx.stored_ms, tx.stored_block, False),
+        )
         for tx in signed
-        for at, item in enumerate(tx.items)
     ]
-    if items:
-        into.execute(insert(_ITEMS), items)
+    bulk.many(into, _ADD_TX, rows)
+    bulk.many(
+        into,
+        _ADD_ITEM,
+        [(tx.hash, at, str(item.key), item.action_id) for tx in signed for at, item in enumerate(tx.items)],
+    )
     _add_facts(session, [(tx, STORED, tx.stored_ms, {}) for tx in signed])
 
 
@@ -116,32 +115,29 @@ def take(session: Session, steps: Iterable[Step], at_ms: int) -> None:
 
 def _add_facts(session: Session, steps: Sequence[tuple[Tx, str | None, int, dict[str, Any]]]) -> None:
     rows = [
-        {
-            "key": f"tx:{tx.hash}:{name}:{uuid.uuid4().hex}",
-            "kind": FACT,
-            "source": Source.KEEPER.value,
-            "trust": int(Trust.PROVEN),
-            "received_ms": at_ms,
-            "session_id": key.session_id if key else None,
-            "student": key.student if key else None,
-            "tutor": key.tutor if key else None,
-            "can_return": False,
-            "session_key": str(key) if key else None,
-            "payload": {
-                "step": name,
-                "hash": tx.hash,
-                "nonce": tx.nonce,
-                "kind": tx.kind,
-                "max_fee": str(tx.max_fee),
-                "block": values.get("mined_block"),
-                "note": values.get("note"),
-            },
-        }
+        (
+            f"tx:{tx.hash}:{name}:{uuid.uuid4().hex}",
+            *(FACT, Source.KEEPER.value, int(Trust.PROVEN), at_ms),
+            *((key.session_id, key.student, key.tutor, str(key)) if key else (None, None, None, None)),
+            *(False, _said(tx, name, values)),
+        )
         for tx, name, at_ms, values in steps
         for key in _about(tx)
     ]
-    if rows:
-        session.connection().execute(insert(_FACTS), rows)
+    bulk.many(session.connection(), _ADD_FACT, rows)
+
+
+def _said(tx: Tx, name: str | None, values: dict[str, Any]) -> str:
+    payload = {
+        "step": name,
+        "hash": tx.hash,
+        "nonce": tx.nonce,
+        "kind": tx.kind,
+        "max_fee": str(tx.max_fee),
+        "block": values.get("mined_block"),
+        "note": values.get("note"),
+    }
+    return json.dumps(payload)
 
 
 def _about(tx: Tx) -> Sequence[SessionKey | None]:

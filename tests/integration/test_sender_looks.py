@@ -56,7 +56,7 @@ async def test_expect__then_asked_for_at_the_same_head__one_look_serves(bench: B
         await bench.until(lambda: bench.sender.balance_wei is not None)
         await asyncio.sleep(0.1)
         bench.mining(False)
-        bench.sender.expect([key])
+        await bench.sender.expect([key])
         await bench.until(lambda: asked.simulations == 1)
         assert bench.txs() == []
         bench.settle(key)
@@ -74,7 +74,7 @@ async def test_expect__over_at_the_next_head__looked_at_anew_and_nothing_is_sent
         bench.look()
         await bench.until(lambda: bench.sender.balance_wei is not None)
         await asyncio.sleep(0.1)
-        bench.sender.expect([key])
+        await bench.sender.expect([key])
         await bench.until(lambda: asked.simulations == 1)
         bench.world.end()
         bench.settle(key)
@@ -87,7 +87,7 @@ async def test_expect__nothing_is_asked_for__nothing_is_signed(bench: Bench) -> 
     key = bench.lesson()
     bench.look()
     await bench.until(lambda: bench.sender.balance_wei is not None)
-    bench.sender.expect([key])
+    await bench.sender.expect([key])
     await quiet_blocks(bench, 2, GWEI)
     assert (bench.txs(), bench.hooks.reports, bench.ended()) == ([], [], [])
 

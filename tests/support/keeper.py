@@ -42,7 +42,7 @@ class Recorded:
         self._stored(action_id)
         self.nudges.append((action_id, key, payload))
 
-    def expect(self, keys: Sequence[SessionKey]) -> None:
+    async def expect(self, keys: Sequence[SessionKey]) -> None:
         self.expected.append(list(keys))
 
     def settle(self, action_id: int, key: SessionKey) -> None:

@@ -22,7 +22,7 @@ from bot.chain.errors import RpcError, WrongAnswer
 from bot.chain.fees import PERCENTILES, Market
 from bot.chain.langdao import LangDAO, pinned
 from bot.chain.refusals import reverted
-from bot.chain.rpc import Rpc
+from bot.chain.rpc import Rpc, leaving
 from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.terms import At, SenderConfig
 from bot.domain.address import Address
@@ -107,13 +107,14 @@ class Looks:
 
     # Sessions -------------------------------------------------------------------------------------------------------
 
-    def ahead(self, keys: Sequence[SessionKey], pay_wait: Sequence[SessionKey], at: At) -> None:
-        """Begins a look that `of` is about to be asked for."""
+    async def ahead(self, keys: Sequence[SessionKey], pay_wait: Sequence[SessionKey], at: At) -> None:
+        """Begins a look that `of` is about to be asked for; returns when the questions have left."""
         if self._ahead is not None:
             self._ahead.look.cancel()
         look = asyncio.create_task(self._look(keys, pay_wait, at), name="sender.look-ahead")
         look.add_done_callback(_heard)
         self._ahead = _Ahead(frozenset(keys), at, time.monotonic(), look)
+        await leaving()
 
     async def of(self, keys: Sequence[SessionKey], pay_wait: Sequence[SessionKey], at: At) -> Look:
         """These sessions at this head; for `pay_wait`, whether a participant's own end waits in the pool."""
@@ -133,9 +134,12 @@ class Looks:
         calls: list[Call] = [("eth_getTransactionCount", (self._address, "pending"))]
         for key in keys:
             calls += self.calls(key, at)
-        answers, others, payers = await asyncio.gather(
-            self.pinned(calls), self._pending_elsewhere(), self._payers(pay_wait)
-        )
+        if self._rpc.alone and not pay_wait:  # one question, and not a turn of the loop before it is asked
+            answers, others, payers = await self.pinned(calls), [], {}
+        else:
+            answers, others, payers = await asyncio.gather(
+                self.pinned(calls), self._pending_elsewhere(), self._payers(pay_wait)
+            )
         seen = dict(zip(keys, seen_in(answers[1:]), strict=True))
         return Look(seen, [count(answers[0]), *others], payers)
 

@@ -18,7 +18,7 @@ import structlog
 
 from bot.chain.fees import Fees
 from bot.chain.refusals import Refusal, classify
-from bot.chain.rpc import Rpc
+from bot.chain.rpc import Rpc, leaving
 from bot.chain.sender.carrier import Call, Carrier
 from bot.chain.sender.look import Standing
 from bot.chain.sender.nonces import Group, Limit, groups_of
@@ -110,16 +110,7 @@ class Outbox:
         await self._writer(lambda session: txs.add(session, signed), durable=True)
         self.live += signed
         self.live.sort(key=lambda tx: (tx.nonce, tx.max_fee))
-        for tx in signed:
-            log.info(
-                "tx.stored",
-                sessions=tx.sessions,
-                hash=tx.hash,
-                nonce=tx.nonce,
-                kind=tx.kind,
-                max_fee_wei=tx.max_fee,
-            )
-        await self.say(signed)  # W2 until the first byte leaves; at a nonce that had one before, W6
+        await self.say(signed, new=True)  # W2 until the first byte leaves; at a nonce that had one before, W6
 
     async def _sign(self, draft: Draft, standing: Standing) -> Tx:
         legacy = standing.market.legacy
@@ -171,12 +162,15 @@ class Outbox:
 
     # Saying ---------------------------------------------------------------------------------------------------------
 
-    async def say(self, signed: Sequence[Tx]) -> None:
-        """Says stored transactions to every endpoint, those of the lowest nonces first."""
+    async def say(self, signed: Sequence[Tx], *, new: bool = False) -> None:
+        """Says stored transactions to every endpoint, those of the lowest nonces first. `new`: just stored."""
         fresh = [tx for tx in signed if tx.hash not in self._saying]
         for start in range(0, len(fresh), SAY_AT_ONCE):
             tasks = [asyncio.create_task(self._say(tx)) for tx in fresh[start : start + SAY_AT_ONCE]]
             self._saying |= {tx.hash: task for tx, task in zip(fresh[start:], tasks, strict=False)}
+            if new and start == 0:
+                await leaving()  # they don't wait for the log to be written
+                _log_stored(signed)
             done, late = await asyncio.wait(tasks, timeout=SAY_S)
             for task in late:
                 self._hear_later(task)
@@ -244,6 +238,18 @@ class Outbox:
     def gone(self, *marks: str) -> None:
         """The causes of these alerts are gone."""
         self._alerted.difference_update(marks)
+
+
+def _log_stored(signed: Sequence[Tx]) -> None:
+    for tx in signed:
+        log.info(
+            "tx.stored",
+            sessions=tx.sessions,
+            hash=tx.hash,
+            nonce=tx.nonce,
+            kind=tx.kind,
+            max_fee_wei=tx.max_fee,
+        )
 
 
 def _meaning(answer: Any) -> Refusal | None:

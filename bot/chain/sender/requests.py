@@ -54,11 +54,11 @@ class Requests:
         """How many transactions may be signed now."""
         return max(0, self._outbox.limit.now - self._outbox.unmined)
 
-    def expect(self, keys: Sequence[SessionKey], at: At) -> None:
+    async def expect(self, keys: Sequence[SessionKey], at: At) -> None:
         """These are about to be asked for: looks at them meanwhile. Signs nothing."""
         wanted = self._by_urgency(set(keys) | self.open.keys())[: self.room * self._carrier.most]
         if wanted:
-            self._looks.ahead(wanted, self._pay_wait(wanted), at)
+            await self._looks.ahead(wanted, self._pay_wait(wanted), at)
 
     async def work_off(self, standing: Standing) -> None:
         """Signs for as many as the limit allows; what has to wait stays in `open`: all, where nothing can be ended."""

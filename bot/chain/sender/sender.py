@@ -79,10 +79,10 @@ class Sender:
     def busy(self) -> bool:
         return bool(self._requests.open) or self.in_flight > 0
 
-    def expect(self, keys: Sequence[SessionKey]) -> None:
+    async def expect(self, keys: Sequence[SessionKey]) -> None:
         """Says that `settle` is about to be asked for these, so that they may be looked at meanwhile."""
         if self._recovered and self._head is not None and self._head == self._seen:
-            self._requests.expect(keys, self._head)
+            await self._requests.expect(keys, self._head)
 
     def settle(self, action_id: int, key: SessionKey) -> None:
         """Asks for `key` to be ended. The outcome comes by `Hooks.report`."""
