@@ -20,7 +20,8 @@ import sys
 import time
 from typing import Any
 
-from bench.settle import BLOCK_GAS, BLOCK_S, BURST_LIMIT_S, Crowd, Record, account, say, until
+from bench.crowd import STUDENTS, Crowd, account
+from bench.settling import BLOCK_GAS, BLOCK_S, BURST_LIMIT_S, Record, say, until
 from bot.chain import codec, guard_codec
 from bot.domain.facts import SessionKey
 from scripts.world import anvil, deployment, processes
@@ -34,7 +35,6 @@ BATCH = 50
 LESSON_S = 600
 MOST_BLOCKS = 7
 LEAST_SAVED = 20_000
-STUDENTS = 25  # as in bench.settle
 
 
 class Lessons:

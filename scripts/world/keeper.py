@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ def clean_environment(home: Path) -> dict[str, str]:
 class Keeper:
     """One `langdao-keeper run`. `settings` are the lines of its `.env`; ports and secret are chosen here."""
 
-    def __init__(self, crew: Crew, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, crew: Crew, name: str, settings: Mapping[str, Any], *, command: Sequence[str] = COMMAND) -> None:
         self.name = name
+        self._command = command
         self.folder = crew.folder / name
         self.folder.mkdir()
         self.port = free_port()
@@ -78,7 +79,7 @@ class Keeper:
     async def start(self, timeout_s: float = 40.0) -> None:
         """Start, or start again. Returns when its own HTTP server listens. Raises Failed."""
         self._child = await self._crew.start(
-            self.name, [*COMMAND, "run"], env=clean_environment(self.folder), cwd=self.folder
+            self.name, [*self._command, "run"], env=clean_environment(self.folder), cwd=self.folder
         )
         await until_listening(self._child, self.port, timeout_s)
 
