@@ -35,7 +35,7 @@ from bot.reconciler import Reconciler
 from bot.settings import Settings
 from bot.store import inbox_rows, news, queries, txs
 from bot.store.trouble import passing
-from bot.web.operator import Access, operator_routes
+from bot.web.operator import Access, Hosts, operator_routes
 
 if TYPE_CHECKING:
     from bot.chain.follower import Follower
@@ -126,11 +126,13 @@ class OperatorDesk:
 
     def routes(self) -> APIRouter:
         """What is served at HTTP_BIND for operators."""
-        token = self._settings.operator_token
+        settings = self._settings
+        token = settings.operator_token
+        hosts = Hosts(settings.http_bind, settings.public_url, settings.http_hosts)
         filters = {
             name: getattr(words, name) for name in ("amount", "ether", "duration", "count", "moment", "away", "short")
         }
-        return operator_routes(self, Access(token.get_secret_value() if token else None), filters)
+        return operator_routes(self, Access(token.get_secret_value() if token else None), hosts, filters)
 
     def stopping(self) -> None:
         self._service.stopping()

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
 
     # Addresses to listen on and to be reached at
     http_bind: str = Field("127.0.0.1:4100", description="host:port of the keeper's own HTTP server")
+    http_hosts: str | None = Field(
+        None, description="more names, separated by commas, by which its pages may be asked for: docs/monitor.md"
+    )
     gateway_bind: str = Field(
         "127.0.0.1:4000", description="host:port of the bundled backend (`langdao-keeper gateway`)"
     )
@@ -185,7 +188,6 @@ class Settings(BaseSettings):
     apprise_urls: SecretStr | None = Field(
         None, description="Apprise URLs that alerts are sent to, separated by spaces or commas"
     )
-
     alert_patience_s: float = Field(
         60, ge=0, le=3_600, description="how long the head, a feed, the key or the database may be in trouble unalerted"
     )
@@ -293,6 +295,7 @@ class Settings(BaseSettings):
     _ws_url = field_validator("signalling_url")(values.ws_url)
     _public = field_validator("public_url", "explorer_url")(values.base_url)
     _object = field_validator("socket_auth", "socket_headers")(values.json_object)
+    _hosts = field_validator("http_hosts")(values.host_names)
     _bind = field_validator("http_bind", "gateway_bind")(values.host_and_port)
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from bot.domain.address import checksum
 
+HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 KEY = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 
 
@@ -127,6 +128,14 @@ def host_and_port(value: str) -> str:
     if not host or not port.isdigit() or int(port) > 65535:
         raise ValueError("is not host:port")
     return value
+
+
+def host_names(value: str | None) -> str | None:
+    """Names of hosts, separated by commas, without scheme and port."""
+    names = [name.strip() for name in (value or "").split(",") if name.strip()]
+    if any(not HOST.fullmatch(name) for name in names):
+        raise ValueError("is not names of hosts, e.g. keeper.example,keeper (no scheme, no port)")
+    return ",".join(names) or None
 
 
 def shown(url: str | SecretStr) -> str:

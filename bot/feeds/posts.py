@@ -103,14 +103,25 @@ class Limiter:
 
     def take(self, address: str) -> Quota:
         """Counts one request, if it may pass."""
-        now = self._clock_s()
-        tokens, then = self._buckets.pop(address, (float(self._size), now))
-        tokens = min(self._size, tokens + (now - then) * self._rate)
+        tokens, now = self._filled(address)
         passes = tokens >= 1
-        tokens -= passes
-        self._buckets[address] = (tokens, now)
+        self._buckets.pop(address, None)
+        self._buckets[address] = (tokens - passes, now)
         if len(self._buckets) > _MAX_ADDRESSES:
             self._buckets.popitem(last=False)
+        return self._quota(tokens - passes, passes)
+
+    def look(self, address: str) -> Quota:
+        """What `take` would say of a request, but for what it counts."""
+        tokens, _ = self._filled(address)
+        return self._quota(tokens, tokens >= 1)
+
+    def _filled(self, address: str) -> tuple[float, float]:
+        now = self._clock_s()
+        tokens, then = self._buckets.get(address, (float(self._size), now))
+        return min(self._size, tokens + (now - then) * self._rate), now
+
+    def _quota(self, tokens: float, passes: bool) -> Quota:
         wait_s = 0 if passes else max(1, math.ceil((1 - tokens) / self._rate))
         return Quota(self._size, int(tokens), math.ceil((self._size - tokens) / self._rate), wait_s)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from bot import values
+from bot.web.operator import Hosts
 from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
 from tests.support.anvil import World, langdao
 from tests.support.servers import free_port
@@ -173,6 +175,71 @@ def test_operator__too_many_tries__has_to_wait(tmp_path: Path) -> None:
     with site(tmp_path, OPERATOR_TOKEN=TOKEN) as one:
         codes = [one.ask("/operator", {"token": "x"}).code for _ in range(11)]
         assert codes == [403] * 10 + [429]
+
+
+def test_act__too_many_wrong_bearer_tokens__has_to_wait_with_the_right_one_too_and_a_cookie_still_acts(
+    tmp_path: Path,
+) -> None:
+    """An address that was wrong TRIES_PER_MINUTE times in a minute waits, whatever it says then, and however it says
+    it."""
+    with site(tmp_path, OPERATOR_TOKEN=TOKEN) as one:
+        cookie = one.ask("/operator", {"token": TOKEN}).headers["Set-Cookie"].partition(";")[0]
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert [one.ask("/act/pause", {}, **right).code for _ in range(12)] == [200] * 12  # who is right isn't counted
+        codes = [one.ask("/act/pause", {}, Authorization=f"Bearer wrong-{n}").code for n in range(11)]
+        assert codes == [401] * 10 + [429]
+        said = one.ask("/act/resume", {}, **right)
+        assert (said.code, said.json()["reason"]) == (429, "rate-limited")
+        assert 1 <= int(said.headers["Retry-After"]) <= 60
+        assert one.ask("/operator", {"token": TOKEN}).code == 429
+        assert one.ask("/act/resume", {}, Cookie=cookie).code == 200
+
+
+def test_pages__bearer_token__tell_nobody_whether_it_is_right(open_site: Site) -> None:
+    """There is no way around the limit: reading doesn't look at the token."""
+    texts = {open_site.ask("/operator", Authorization=f"Bearer {given}").text for given in (TOKEN, "wrong")}
+    assert len(texts) == 1
+
+
+# Whose name --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/settlements", "/session/1", "/ready", "/metrics", "/operator"])
+def test_read__by_a_name_of_somebody_elses__gets_nothing(open_site: Site, path: str) -> None:
+    """a name of somebody else's that leads here (DNS rebinding) gets nothing to read"""
+    for host in (
+        "evil.example",
+        "evil.example:4100",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "a b",
+        "[x",
+        "",
+    ):
+        answer = open_site.ask(path, Host=host)
+        assert answer.code == 421, host
+        assert "HTTP_HOSTS" in answer.text
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost:1", "LOCALHOST.", "[::1]:4100", "10.0.0.7:4100", "keeper.example", "proxy.lan:8443"],
+)
+def test_read__by_a_name_of_ours__is_answered(host: str) -> None:
+    hosts = Hosts("127.0.0.1:4100", "https://keeper.example/base", "other.lan, Proxy.lan")
+    assert hosts.allows(host)
+
+
+@pytest.mark.parametrize("given", ["https://keeper.example", "keeper.example:443", "keeper.example/x", "*"])
+def test_http_hosts__no_names__is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="names of hosts"):
+        values.host_names(given)
+
+
+def test_act__by_a_name_of_somebody_elses__does_nothing_even_with_the_token(open_site: Site) -> None:
+    said = open_site.ask("/act/pause", {}, Host="evil.example", Authorization=f"Bearer {TOKEN}")
+    assert said.code == 421
+    assert "Paused" not in open_site.ask("/").text
 
 
 # Not ready, by the real causes ----------------------------------------------------------------------------------------

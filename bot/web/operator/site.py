@@ -3,6 +3,7 @@
 Promises: reading needs no token and changes nothing. What acts (settle, pause, resume, release) needs OPERATOR_TOKEN,
 comes from a page of ours or with a bearer token, and goes the way of the command line: through the daemon's inbox, so
 that it is recorded. The pages work without JavaScript, load nothing from elsewhere and refresh themselves.
+What another site's name leads here (`hosts`) reads nothing.
 Doesn't promise TLS, or that strangers can't read: HTTP_BIND is this machine's own address unless it is changed.
 """
 
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from bot.errors import TryAgain
 from bot.feeds.posts import problem
 from bot.web.operator.access import Access, from_here
+from bot.web.operator.hosts import Hosts
 
 T = TypeVar("T")
 
@@ -49,9 +51,9 @@ class Desk(Protocol):
     async def ask(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]: ...
 
 
-def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[..., str]]) -> APIRouter:
+def operator_routes(desk: Desk, access: Access, hosts: Hosts, words: Mapping[str, Callable[..., str]]) -> APIRouter:
     """The routes. `words` are the templates' filters: how amounts, times and addresses are written."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[Depends(hosts.check)])
     pages = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=select_autoescape(default=True),
@@ -128,10 +130,11 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
             return problem(403, "OPERATOR_TOKEN is not set: nothing can be changed over HTTP", reason="read-only")
         if not from_here(request):
             return problem(403, "the form wasn't ours", reason="cross-site")
-        if wait_s := access.wait_s(request):
-            return problem(429, "too many tries", reason="rate-limited", retry_after_s=wait_s)
         form = await _form(request)
-        if not access.known(form.get("token", "")):
+        tried = access.try_token(request, form.get("token", ""))
+        if tried.wait_s:
+            return too_often(tried.wait_s)
+        if not tried.good:
             return page("operator.html", request, 403, wrong=True)
         answer = RedirectResponse("/", 303)
         access.admit(answer, secure=request.url.scheme == "https")
@@ -148,7 +151,10 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
     async def act(request: Request, kind: str) -> Response:
         if not access.possible:
             return problem(403, "OPERATOR_TOKEN is not set: nothing can be changed over HTTP", reason="read-only")
-        if not access.admitted(request):
+        tried = access.try_request(request)
+        if tried.wait_s:
+            return too_often(tried.wait_s)
+        if not tried.good:
             return problem(401, "OPERATOR_TOKEN is wanted, as a bearer token or at /operator", reason="unauthorised")
         if not from_here(request):
             return problem(403, "the form wasn't ours", reason="cross-site")
@@ -172,6 +178,10 @@ def operator_routes(desk: Desk, access: Access, words: Mapping[str, Callable[...
         return PlainTextResponse("User-agent: *\nDisallow: /\n")
 
     return router
+
+
+def too_often(wait_s: int) -> Response:
+    return problem(429, "too many wrong tokens from this address", reason="rate-limited", retry_after_s=wait_s)
 
 
 async def _form(request: Request) -> dict[str, str]:
