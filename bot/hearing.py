@@ -137,7 +137,7 @@ class Hearing:
         if settings.socket_url is None:
             return
         from bot.feeds.socket import SocketFeed
-        from bot.store import records
+        from bot.store import fact_rows
 
         self.socket = SocketFeed(
             settings.socket_url.get_secret_value(),
@@ -145,15 +145,15 @@ class Hearing:
             token=_secret(settings.gateway_token),
             on_state=self.hooks.socket_state,
             clock_ms=self._clock,
-            can_return=await self._ground.writer(records.heard_returns),
+            can_return=await self._ground.writer(fact_rows.heard_returns),
             **backend.socket_options(settings),
         )
         self._report.uses(SOCKET, self.socket.counters)
 
     async def _count_on_posts(self) -> None:
-        from bot.store import records
+        from bot.store import fact_rows
 
-        if await self._ground.writer(records.heard_webhook):
+        if await self._ground.writer(fact_rows.heard_webhook):
             self._report.uses(WEBHOOK)
         elif self._settings.socket_url is None:
             log.warning(

@@ -1,23 +1,22 @@
 """An indexed heap of deadlines: one a key, the earliest first.
 
 Promises: setting, moving and dropping a deadline and taking the earliest cost O(log n), whatever the number of keys.
+Of equal deadlines the smaller key comes first.
 Moved and dropped entries stay in the heap until they come up or outnumber the live ones; then it is rebuilt.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K", bound=int | tuple[Any, ...])  # hashable, and in an order
 
 
 class Deadlines(Generic[K]):
     def __init__(self) -> None:
-        self._at: dict[K, tuple[int, int, K]] = {}  # the very entry of the heap that counts
-        self._heap: list[tuple[int, int, K]] = []
-        self._order = 0
+        self._at: dict[K, tuple[int, K]] = {}  # the very entry of the heap that counts
+        self._heap: list[tuple[int, K]] = []
 
     def __len__(self) -> int:
         return len(self._at)
@@ -34,8 +33,7 @@ class Deadlines(Generic[K]):
             return
         if self.get(key) == at_ms:
             return
-        self._order += 1
-        self._at[key] = entry = (at_ms, self._order, key)
+        self._at[key] = entry = (at_ms, key)
         heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 + 2 * len(self._at):
             self._heap = list(self._at.values())
@@ -45,7 +43,7 @@ class Deadlines(Generic[K]):
         """The earliest deadline (ms), None if there is none."""
         while self._heap:
             entry = self._heap[0]
-            if self._at.get(entry[2]) is entry:
+            if self._at.get(entry[1]) is entry:
                 return entry[0]
             heapq.heappop(self._heap)
         return None
@@ -54,7 +52,7 @@ class Deadlines(Generic[K]):
         """Takes out all keys that are due by `now_ms`, earliest first."""
         due: list[K] = []
         while (at := self.earliest()) is not None and at <= now_ms:
-            key = heapq.heappop(self._heap)[2]
+            key = heapq.heappop(self._heap)[1]
             del self._at[key]
             due.append(key)
         return due

@@ -140,3 +140,13 @@ class Beats:
         if self.count == 0:
             return Beats(count, at_ms, at_ms)
         return Beats(self.count + count, min(self.first_ms, at_ms), max(self.last_ms, at_ms))
+
+    def __add__(self, other: Beats) -> Beats:
+        """Both, e.g. of two rooms."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        first_ms, last_ms = min(self.first_ms, other.first_ms), max(self.last_ms, other.last_ms)
+        return Beats(self.count + other.count, first_ms, last_ms)
+
+
+NO_BEATS = Beats()

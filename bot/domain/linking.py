@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bot.domain.address import Address, same
-from bot.domain.facts import Beats, Hint, Kind, SessionKey, Source, Trust
+from bot.domain.facts import NO_BEATS, Beats, Hint, Kind, SessionKey, Source, Trust
 from bot.domain.session import EARLY_MS
 
 ROOM_WAIT_MS = 15 * 60_000  # a room announced longer ago isn't the one that a new session belongs to
@@ -47,28 +47,45 @@ class Room:
     trust: Trust = Trust.ANONYMOUS
     student: Address | None = None
     tutor: Address | None = None
-    beats: Beats = field(default_factory=Beats)
+    beats: Beats = NO_BEATS
+    beat_source: Source | None = None
     expired: bool = False
+
+
+@dataclass(slots=True)
+class Known:
+    """A session that hints may be about."""
+
+    key: SessionKey
+    started_ms: int
+    rooms: tuple[str, ...] = ()  # that were joined to it, the first one first
 
 
 @dataclass(slots=True)
 class Book:
     """The active sessions, by what a hint may name, and the rooms that are known."""
 
-    by_id: dict[int, SessionKey] = field(default_factory=dict)
+    by_id: dict[int, Known] = field(default_factory=dict)
     by_tutor: dict[Address, SessionKey] = field(default_factory=dict)
     newest_id: int = 0  # the highest id on chain, of a session that is over or not
-    started_ms: dict[SessionKey, int] = field(default_factory=dict)
     rooms: dict[str, Room] = field(default_factory=dict)
-    rooms_of: dict[SessionKey, list[str]] = field(default_factory=dict)
     waiting: dict[tuple[Address, Address], list[str]] = field(default_factory=dict)
 
     def add(self, key: SessionKey, started_ms: int, *, active: bool = True) -> None:
-        self.by_id[key.session_id] = key
+        self.by_id[key.session_id] = Known(key, started_ms)
         self.newest_id = max(self.newest_id, key.session_id)
         if active:
             self.by_tutor[key.tutor] = key
-        self.started_ms[key] = started_ms
+
+    def known(self, key: SessionKey) -> Known | None:
+        """What is known of this very session, not of another with its id."""
+        found = self.by_id.get(key.session_id)
+        return found if found is not None and found.key == key else None
+
+    def rooms_of(self, key: SessionKey) -> tuple[str, ...]:
+        """The rooms that were joined to this session."""
+        found = self.known(key)
+        return found.rooms if found is not None else ()
 
     def ended(self, key: SessionKey) -> None:
         """The session is no longer its tutor's active one; its id and rooms stay known."""
@@ -78,14 +95,12 @@ class Book:
     def forget(self, key: SessionKey) -> None:
         """Drops a session that is over. Its rooms stay until they expire: late words in them are still about it."""
         self.ended(key)
-        if self.by_id.get(key.session_id) == key:
+        if self.known(key) is not None:
             del self.by_id[key.session_id]
-        self.started_ms.pop(key, None)
-        self.rooms_of.pop(key, None)
 
-    def retract(self, key: SessionKey) -> list[str]:
+    def retract(self, key: SessionKey) -> tuple[str, ...]:
         """Drops a session that a reorg took, and its rooms: they may be another's. Returns the rooms."""
-        gone = self.rooms_of.get(key, [])
+        gone = self.rooms_of(key)
         for name in gone:
             self.rooms.pop(name, None)
         self.forget(key)
@@ -98,17 +113,24 @@ class Book:
 
     def leave(self, room: Room) -> None:
         """A more trusted word contradicts the session that the room was joined to."""
-        if room.key is not None and room.room in self.rooms_of.get(room.key, []):
-            self.rooms_of[room.key].remove(room.room)
+        session = self.known(room.key) if room.key is not None else None
+        if session is not None:
+            session.rooms = tuple(name for name in session.rooms if name != room.room)
         room.key = room.rule = None
 
     def join(self, room: Room, link: Link, trust: Trust) -> None:
         """Remembers that `room` is `link.key`."""
         if room.key != link.key:
             self.leave(room)
-            self.rooms_of.setdefault(link.key, []).append(room.room)
         room.key, room.rule, room.trust = link.key, link.rule, trust
+        self.keep(room)
         self._stop_waiting(room)
+
+    def keep(self, room: Room) -> None:
+        """Counts a room among those of the session that it is joined to."""
+        session = self.known(room.key) if room.key is not None else None
+        if session is not None and room.room not in session.rooms:
+            session.rooms = (*session.rooms, room.room)
 
     def wait(self, room: Room) -> None:
         """Lets a room that couldn't be joined wait for its session."""
@@ -154,9 +176,9 @@ def link(hint: Hint, room: Room | None, book: Book) -> Link | None:
     tutor = hint.tutor or (told.tutor if told else None)
 
     number = number_of(hint)
-    key = book.by_id.get(number) if number is not None else None
-    if key is not None and same(student, key.student) and same(tutor, key.tutor):
-        return Link(key, "chain-id")
+    numbered = book.by_id.get(number) if number is not None else None
+    if numbered is not None and same(student, numbered.key.student) and same(tutor, numbered.key.tutor):
+        return Link(numbered.key, "chain-id")
 
     active = book.by_tutor.get(tutor) if tutor else None
     both = active if active is not None and student == active.student else None
@@ -175,7 +197,7 @@ def link(hint: Hint, room: Room | None, book: Book) -> Link | None:
         return None
     if both is not None:
         return Link(both, "addresses")
-    if student is None and book.started_ms.get(active, 0) <= hint.received_ms:
+    if student is None and _started_ms(active, book) <= hint.received_ms:
         return Link(active, "tutor")
     return None
 
@@ -186,17 +208,22 @@ def _earlier_lesson(hint: Hint, room: Room | None, number: int | None, active: S
         return True  # it names a session that is over
     if hint.kind not in ENDINGS:
         return False
-    if room is None and book.rooms_of.get(active):
+    if room is None and book.rooms_of(active):
         return True  # a room never heard of before, and the session has one
     dated = hint.said_ms if hint.source is Source.RECORD else None
-    return dated is not None and dated < book.started_ms.get(active, 0) - EARLY_MS
+    return dated is not None and dated < _started_ms(active, book) - EARLY_MS
+
+
+def _started_ms(key: SessionKey, book: Book) -> int:
+    session = book.known(key)
+    return session.started_ms if session is not None else 0
 
 
 def contradicts(hint: Hint, book: Book) -> bool:
     """Does the hint name a chain id together with other people than that session's?"""
     number = number_of(hint)
-    key = book.by_id.get(number) if number is not None else None
-    return key is not None and not (same(hint.student, key.student) and same(hint.tutor, key.tutor))
+    session = book.by_id.get(number) if number is not None else None
+    return session is not None and not (same(hint.student, session.key.student) and same(hint.tutor, session.key.tutor))
 
 
 def agrees(hint: Hint, key: SessionKey) -> bool:

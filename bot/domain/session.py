@@ -10,14 +10,18 @@ chain times are converted by the caller before they get here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from bot.domain import trust
-from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.domain.facts import NO_BEATS, Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
 from bot.domain.trust import Allowed, Right
 
 ENDINGS = frozenset({Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT})
 EARLY_MS = 15_000  # how far the chain's clock and ours may be apart
+_NONE: Mapping[Any, Any] = MappingProxyType({})  # one for all sessions: of most, nothing of the kind was ever said
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,8 @@ class Session:
     ended_again: Word | None = None  # the newest such word, if there was more than one
     weak_end: Word | None = None  # an end that anybody could have said
     timeout_hint: Word | None = None
-    away: dict[Role | None, Word] = field(default_factory=dict)
-    beats: Beats = field(default_factory=Beats)
+    away: Mapping[Role | None, Word] = field(default_factory=lambda: _NONE)
+    beats: Beats = NO_BEATS
     beat_source: Source | None = None
     life_ms: int = 0  # newest sign of life that is no heartbeat
     word_ms: int = 0  # the newest believed end, loss or time-out, whether it changed anything or not
@@ -59,7 +63,9 @@ class Session:
     reached: bool | None = None  # did a nudge reach anybody? None: not tried, or not known
     told: bool = False  # a nudge reached somebody, or was handed to a channel that doesn't say whether it did
     nudged: dict[str, int] = field(default_factory=dict)  # mark of a nudge or alert -> when it was given
-    answerable: dict[str, int] = field(default_factory=dict)  # mark of a delivered nudge that could be objected to
+    answerable: Mapping[str, int] = field(
+        default_factory=lambda: _NONE
+    )  # mark of a delivered nudge that could be objected to
     asked_ms: int = 0  # when a question was delivered
     attempts: int = 0  # of settling that failed
     set_aside: str | None = None  # why it isn't tried any more
@@ -93,7 +99,7 @@ def fold(session: Session, fact: Fact) -> None:
         case Kind.CONNECTED if lives:
             lost = session.away.get(hint.role)
             if lost is not None and at >= lost.at_ms:
-                del session.away[hint.role]
+                session.away = _without(session.away, hint.role)
             _alive(session, at)
             if hint.source is not Source.RECORD:  # read late, it says who was there, not that somebody is
                 session.life_ms = max(session.life_ms, at)
@@ -105,7 +111,7 @@ def fold(session: Session, fact: Fact) -> None:
         case Kind.STILL_HERE if trust.allowed(hint.trust, Right.LIFE) is Allowed.YES:
             session.still_here_ms = at
             session.ended_hint = session.ended_again = session.weak_end = session.timeout_hint = None
-            session.away.clear()
+            session.away = _NONE
             session.asked_ms = 0
         case Kind.SETTLE if trust.fully(hint.trust, Right.END_AT_ONCE):
             session.settle = session.settle or Word(at, fact.id, hint.source)
@@ -129,6 +135,14 @@ def beat(session: Session, at_ms: int, count: int, source: Source) -> None:
     session.beats = session.beats.plus(at_ms, count)
     session.beat_source = source
     _alive(session, at_ms)
+
+
+def adopt(session: Session, beats: Beats, source: Source) -> None:
+    """The same of all the heartbeats of a room that turned out to be the session's."""
+    session.heard = True
+    session.beats += beats
+    session.beat_source = source
+    _alive(session, beats.last_ms)
 
 
 def _word(fact: Fact) -> Word:
@@ -159,16 +173,20 @@ def _lost(session: Session, word: Word, role: Role | None) -> None:
         return
     known = session.away.get(role)
     if known is None or (word.can_return and not known.can_return):
-        session.away[role] = word
+        session.away = {**session.away, role: word}
 
 
 def _alive(session: Session, at_ms: int) -> None:
     # Without a role, one participant leaving looks like both leaving; any sign of life afterwards says otherwise.
     lost = session.away.get(None)
     if lost is not None and at_ms > lost.at_ms:
-        del session.away[None]
+        session.away = _without(session.away, None)
     if session.timeout_hint is not None and at_ms > session.timeout_hint.at_ms:
         session.timeout_hint = None
+
+
+def _without(away: Mapping[Role | None, Word], role: Role | None) -> Mapping[Role | None, Word]:
+    return {other: word for other, word in away.items() if other != role} or _NONE
 
 
 def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
@@ -182,7 +200,7 @@ def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
     if delivered or not session.told:  # whoever was sent one has been given the window, and keeps it
         session.reached = bool(session.reached or delivered)
     if delivered and said.get("answerable"):
-        session.answerable.setdefault(str(said.get("mark")), at_ms)
+        session.answerable = {str(said.get("mark")): at_ms, **session.answerable}
     if delivered and said.get("ask"):
         session.asked_ms = session.asked_ms or at_ms
 

@@ -16,7 +16,7 @@ from bot.domain.facts import Fact, SessionKey
 from bot.domain.linking import Room
 from bot.reconciler.memory import Memory
 from bot.reconciler.settlements import Settlements
-from bot.store import records
+from bot.store import fact_rows, records, room_rows, session_rows
 from bot.store.db import Writer
 
 log = structlog.get_logger("reconciler")
@@ -34,15 +34,14 @@ class Changes:
         """Takes what the follower committed; the sessions that have to be decided on again."""
         memory = self._memory
         for key in retracted:
-            for name in memory.book.retract(key):
-                memory.beat_sources.pop(name, None)
+            memory.book.retract(key)
             memory.forget(key)
         ids = {key.session_id for key in (*started, *ended, *retracted)}
         if not ids:
             return []
         students = {key.student for key in (*started, *ended, *retracted)}
         rows, free = await self._writer(
-            lambda tx: (records.sessions_by_id(tx, ids), records.may_withdraw(tx, students))
+            lambda tx: (session_rows.by_id(tx, ids), session_rows.may_withdraw(tx, students))
         )
         memory.may_withdraw -= students
         memory.may_withdraw |= free
@@ -64,7 +63,7 @@ class Changes:
         """Rate and token of a session were read from the chain."""
         memory = self._memory
         touched: list[SessionKey] = []
-        rows = await self._writer(lambda tx: records.sessions_by_id(tx, [key.session_id]))
+        rows = await self._writer(lambda tx: session_rows.by_id(tx, [key.session_id]))
         for row in rows:
             live = memory.live.get(row.key)
             if live is not None:
@@ -88,7 +87,7 @@ class Changes:
         over = list(memory.over)
         if not over:
             return
-        closed = await self._writer(lambda tx: records.closed_among(tx, [key.session_id for key in over]))
+        closed = await self._writer(lambda tx: session_rows.closed_among(tx, [key.session_id for key in over]))
         for key in over:
             if key.session_id in closed:
                 memory.forget(key)
@@ -109,11 +108,11 @@ class Changes:
     async def _refold(self, keys: set[SessionKey]) -> None:
         memory = self._memory
         rooms, facts, marks = await self._writer(
-            lambda tx: (records.load_rooms(tx, keys), records.facts_of(tx, keys), records.action_marks(tx, keys))
+            lambda tx: (room_rows.of(tx, keys), fact_rows.facts_of(tx, keys), records.action_marks(tx, keys))
         )
-        for stored in rooms:
-            if stored.room.room not in memory.book.rooms:
-                memory.know_room(stored)
+        for room in rooms:
+            if room.room not in memory.book.rooms:
+                memory.know_room(room)
         for fact in facts:
             if fact.key is not None:
                 memory.fold(memory.live[fact.key], fact)
@@ -132,8 +131,8 @@ class Changes:
             memory.adopt_beats(room, key)
 
             def change(tx: Any, room: Room = room) -> list[Fact]:
-                records.save_rooms(tx, [(room, memory.beat_sources.get(room.room))])
-                return records.facts_of(tx, [key]) if records.join_facts(tx, room.room, key) else []
+                room_rows.save(tx, [room])
+                return fact_rows.facts_of(tx, [key]) if fact_rows.join_facts(tx, room.room, key) else []
 
             if facts := await self._writer(change):
                 memory.refold(key, facts)

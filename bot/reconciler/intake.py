@@ -18,7 +18,7 @@ from bot.domain.facts import Fact, Hint, Kind, SessionKey, Source, Trust
 from bot.domain.linking import Link, Room
 from bot.domain.session import beat
 from bot.reconciler.memory import Memory
-from bot.store import records
+from bot.store import fact_rows, room_rows
 from bot.store.db import Writer
 
 log = structlog.get_logger("reconciler")
@@ -69,7 +69,7 @@ class Intake:
 
     async def once(self, mark: str, hint: Hint) -> Touched | None:
         """Stores and folds a hint under a name of its own; None when that name is taken."""
-        if await self._writer(lambda tx: records.has_fact(tx, mark)):
+        if await self._writer(lambda tx: fact_rows.has_fact(tx, mark)):
             return None
         rooms: dict[str, Room] = {}
         _, link = self.place(hint, rooms)
@@ -115,7 +115,6 @@ class Intake:
                 room.expired = True
             if room.key not in memory.live:
                 memory.book.drop(room)
-                memory.beat_sources.pop(room.room, None)
         old = [room for room in silent if room.expired]
         if old:
             log.info("rooms.expired", rooms=len(old))
@@ -157,15 +156,14 @@ class Intake:
         joined, self._joined = self._joined, {}
         if not rooms and not facts and not joined and also is None:
             return [], {}
-        kept = [(room, self._memory.beat_sources.get(name)) for name, room in rooms.items()]
 
         def change(tx: Any) -> tuple[list[int], dict[SessionKey, list[Fact]]]:
             if also is not None:
                 also(tx)
-            records.save_rooms(tx, kept)
-            late = {key for room, key in joined.items() if records.join_facts(tx, room, key)}
-            earlier = {key: records.facts_of(tx, [key]) for key in late}
-            return records.add_facts(tx, facts), earlier
+            room_rows.save(tx, rooms.values())
+            late = {key for room, key in joined.items() if fact_rows.join_facts(tx, room, key)}
+            earlier = {key: fact_rows.facts_of(tx, [key]) for key in late}
+            return fact_rows.add_facts(tx, facts), earlier
 
         return await self._writer(change)
 
@@ -176,7 +174,7 @@ class Intake:
         count = said if isinstance(said, int) else 1
         if room is not None:
             room.beats = room.beats.plus(hint.received_ms, count)
-            memory.beat_sources[room.room] = hint.source
+            room.beat_source = hint.source
         memory.counters["heartbeats"] += count
         live = memory.live.get(key) if key else None
         if live is None or key is None:

@@ -21,9 +21,9 @@ from bot.domain.linking import Book, Room
 from bot.domain.policy import Policy
 from bot.domain.rules import Feed, World
 from bot.domain.saw import pack, session_of
-from bot.domain.session import Session, beat, fold
-from bot.store import records
+from bot.domain.session import Session, adopt, fold
 from bot.store.first_start import FirstStart
+from bot.store.session_rows import LiveSession
 
 log = structlog.get_logger("reconciler")
 
@@ -117,7 +117,6 @@ class Memory:
         self.by_student: dict[str, tuple[SessionKey, ...]] = {}
         self.balances: dict[str, int] = {}
         self.may_withdraw: set[str] = set()  # students who can take their balance away from sessions that run
-        self.beat_sources: dict[str, Source] = {}
         self._rooms: deque[Room] = deque()
         self.witnesses = Witnesses(webhook_silence_ms)
         self.loaded = False
@@ -170,7 +169,7 @@ class Memory:
 
     # Sessions -------------------------------------------------------------------------------------------------------
 
-    def admit(self, row: records.LiveSession) -> None:
+    def admit(self, row: LiveSession) -> None:
         """A session of the chain that may need us."""
         started_ms = self.clock() if row.started_at is None else row.started_at * 1000 - self.conditions.skew_ms
         before = row.key.session_id <= self.first_start.newest_id
@@ -259,29 +258,22 @@ class Memory:
                 self._rooms.append(room)
         return found
 
-    def know_room(self, stored: records.StoredRoom) -> None:
+    def know_room(self, room: Room) -> None:
         """A room as it was stored."""
-        room = stored.room
         self.add_room(room)
-        if stored.beat_source is not None:
-            self.beat_sources[room.room] = stored.beat_source
         if room.key is None:
             self.book.wait(room)
-        elif room.key in self.live:
-            self.book.rooms_of.setdefault(room.key, []).append(room.room)
+        else:
+            self.book.keep(room)
             self.adopt_beats(room, room.key)
 
     def adopt_beats(self, room: Room, key: SessionKey) -> None:
         """A room was joined to a session: its heartbeats are the session's."""
         live = self.live.get(key)
-        source = self.beat_sources.get(room.room)
-        if live is None or room.beats.count == 0 or source is None:
+        if live is None or room.beats.count == 0 or room.beat_source is None:
             return
-        beats = room.beats if live.session.beats.count == 0 else None
-        beat(live.session, room.beats.first_ms, 1, source)
-        beat(live.session, room.beats.last_ms, room.beats.count - 1, source)
-        live.session.beats = beats or live.session.beats  # one object for both, until the next
-        self.note_beater(key, source)
+        adopt(live.session, room.beats, room.beat_source)
+        self.note_beater(key, room.beat_source)
 
     def note_beater(self, key: SessionKey, source: Source) -> None:
         """A heartbeat of this session came by that source."""

@@ -213,9 +213,9 @@ class Reconciler:
             return keys
 
     def _to_settle(self, session_id: int) -> SessionKey | None:
-        key = self.memory.book.by_id.get(session_id)
-        live = self.memory.live.get(key) if key else None
-        return None if live is None or live.session.ended else key
+        known = self.memory.book.by_id.get(session_id)
+        live = self.memory.live.get(known.key) if known is not None else None
+        return None if live is None or live.session.ended else live.session.key
 
     async def still_here(
         self, key: SessionKey, address: str | None, payload: dict[str, Any], also: Callable[[Any], None] | None = None
@@ -365,7 +365,7 @@ class Reconciler:
 
     def rooms_of(self, key: SessionKey) -> Sequence[str]:
         """The rooms that were joined to this session."""
-        return self.memory.book.rooms_of.get(key, ())
+        return self.memory.book.rooms_of(key)
 
     def balance_of(self, student: str) -> int | None:
         """The student's balance in the contract, base units, as it was read last."""

@@ -42,7 +42,7 @@ class Settlements:
     def _complete(self, tx: Any, key: SessionKey, live: Live) -> str | None:
         """The reason, None when there is no such settlement."""
         memory, skew_ms = self._memory, self._memory.conditions.skew_ms
-        world, rooms = memory.world(live), memory.book.rooms_of.get(key, [])
+        world, rooms = memory.world(live), memory.book.rooms_of(key)
         row = records.settlement(tx, key.session_id)
         if row is None or row.student not in (None, key.student) or row.tutor != key.tutor:
             return None

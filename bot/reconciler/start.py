@@ -12,7 +12,7 @@ from bot.domain.linking import Room
 from bot.reconciler.decisions import Decisions
 from bot.reconciler.intake import Intake
 from bot.reconciler.memory import Memory, verdict
-from bot.store import first_start, records
+from bot.store import fact_rows, first_start, records, room_rows, session_rows
 from bot.store.db import Writer
 from bot.store.first_start import FirstStart
 
@@ -29,8 +29,8 @@ async def read(
     memory: Memory, writer: Writer, intake: Intake, ended_since_s: int, now: int
 ) -> list[records.OpenAction]:
     """Fills the memory from the database and links what waited; the actions that were left open."""
-    memory.book.newest_id = await writer(records.newest_session)
-    ids = await writer(lambda tx: records.live_ids(tx, ended_since_s))
+    memory.book.newest_id = await writer(session_rows.newest)
+    ids = await writer(lambda tx: session_rows.live_ids(tx, ended_since_s))
     for begin in range(0, len(ids), PART):
         await _read_part(memory, writer, ids[begin : begin + PART])
         gc.collect(1)
@@ -38,8 +38,8 @@ async def read(
     since = now - linking.ROOM_EXPIRY_MS
 
     def rest(tx: Any) -> Any:
-        others = records.other_rooms(tx, since, memory.live.__contains__)
-        return others, records.unlinked_facts(tx, since), records.open_actions(tx)
+        others = room_rows.others(tx, since, memory.live.__contains__)
+        return others, fact_rows.unlinked_facts(tx, since), records.open_actions(tx)
 
     others, unlinked, actions = await writer(rest)
     for room in others:
@@ -53,22 +53,22 @@ async def _read_part(memory: Memory, writer: Writer, ids: Sequence[int]) -> None
     """These sessions with all that was said of them and decided."""
 
     def stored(tx: Any) -> Any:
-        rows = records.sessions_by_id(tx, ids)
+        rows = session_rows.by_id(tx, ids)
         keys = [row.key for row in rows]
         return (
             rows,
-            records.load_rooms(tx, keys),
-            records.facts_of(tx, keys),
+            room_rows.of(tx, keys),
+            fact_rows.facts_of(tx, keys),
             records.action_marks(tx, keys),
             records.last_reasons(tx, keys),
-            records.may_withdraw(tx, {key.student for key in keys}),
+            session_rows.may_withdraw(tx, {key.student for key in keys}),
         )
 
     rows, rooms, facts, marks, reasons, may_withdraw = await writer(stored)
     memory.may_withdraw |= may_withdraw
     for row in rows:
         memory.admit(row)
-    for room in sorted(rooms, key=lambda one: one.room.beats.last_ms):
+    for room in rooms:
         memory.know_room(room)
     for fact in facts:
         memory.fold(memory.live[fact.key], fact)
@@ -86,7 +86,7 @@ async def first(memory: Memory, writer: Writer, now: int) -> Digest | None:
         if began.at_ms:
             return began, None
         began = first_start.remember(tx, now)
-        ids = records.live_ids(tx, 2**62, ended=False)
+        ids = session_rows.live_ids(tx, 2**62, ended=False)
         if not ids:
             return began, None
         text = _digest(ids)
@@ -127,10 +127,10 @@ async def _link_waiting(memory: Memory, writer: Writer, intake: Intake, facts: S
             linked.setdefault(link.key, []).append(fact.id)
 
     def change(tx: Any) -> list[Fact]:
-        records.save_rooms(tx, [(room, memory.beat_sources.get(name)) for name, room in rooms.items()])
+        room_rows.save(tx, rooms.values())
         for key, ids in linked.items():
-            records.link_facts(tx, ids, key)
-        return records.facts_of(tx, linked)
+            fact_rows.link_facts(tx, ids, key)
+        return fact_rows.facts_of(tx, linked)
 
     if rooms:
         facts = await writer(change)

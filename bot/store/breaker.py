@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from bot.domain.decide import Action
 from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
-from bot.store import records
+from bot.store import fact_rows
 from bot.store.tables import AlertRow, DecisionRow, FactRow
 
 TRIPPED, RELEASED = "tripped", "released"
@@ -26,7 +26,7 @@ class Newest(NamedTuple):
 def note(session: Session, state: str, source: Source, at_ms: int, **more: Any) -> None:
     """Records that it tripped or was released."""
     hint = Hint(Kind.BREAKER, source, Trust.PROVEN, at_ms, payload={"state": state} | more)
-    records.add_facts(session, [(f"breaker:{state}:{at_ms}", hint, None)])
+    fact_rows.add_facts(session, [(f"breaker:{state}:{at_ms}", hint, None)])
 
 
 def newest(session: Session) -> Newest | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlmodel import Session, func, select
 
-from bot.store import identity, records
+from bot.store import identity, session_rows
 from bot.store.tables import Block
 
 _NAME = "first_start"
@@ -29,6 +29,6 @@ def known(session: Session) -> FirstStart:
 def remember(session: Session, now_ms: int) -> FirstStart:
     """Now is the first start."""
     head = session.exec(select(func.max(Block.number))).one() or 0
-    began = FirstStart(now_ms, records.newest_session(session), head)
+    began = FirstStart(now_ms, session_rows.newest(session), head)
     identity.put(session, _NAME, json.dumps(began))
     return began

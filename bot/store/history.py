@@ -14,14 +14,13 @@ from sqlalchemy import Table, func, inspect
 from sqlalchemy import select as columns
 from sqlmodel import Session, col, select
 
-from bot.domain.facts import Beats, Kind, SessionKey
+from bot.domain.facts import Beats, SessionKey
 from bot.domain.policy import Policy
 from bot.domain.replay import Decided, History, Said
 from bot.domain.saw import policy_of
-from bot.store import records
+from bot.store import fact_rows
 from bot.store.tables import ChainSession, DecisionRow, FactRow, PolicyRow, Room, Settlement, TxItemRow, TxRow
 
-_FACTS = cast(Table, inspect(FactRow).local_table)
 _DECISIONS = cast(Table, inspect(DecisionRow).local_table)
 
 
@@ -64,8 +63,10 @@ def read(session: Session, keys: list[SessionKey]) -> Iterator[History]:
 
 
 def _history(session: Session, key: SessionKey) -> History:
-    kinds = [kind.value for kind in Kind]
-    facts = columns(_FACTS).where(_FACTS.c.session_key == str(key), _FACTS.c.kind.in_(kinds)).order_by(_FACTS.c.id)
+    late = select(FactRow.id, FactRow.joined_after).where(
+        FactRow.session_key == str(key), col(FactRow.joined_after).is_not(None)
+    )
+    joined_after = dict(session.exec(late).all())
     decisions = columns(_DECISIONS).where(_DECISIONS.c.session_key == str(key)).order_by(_DECISIONS.c.id)
     beats = Beats()
     for room in session.exec(select(Room).where(Room.session_key == str(key)).order_by(col(Room.beat_last_ms))):
@@ -81,7 +82,7 @@ def _history(session: Session, key: SessionKey) -> History:
         items = max(1, session.exec(count).one())
     return History(
         key=key,
-        facts=[Said(records.fact_of(row, key), row.joined_after or 0) for row in session.execute(facts)],
+        facts=[Said(fact, joined_after.get(fact.id) or 0) for fact in fact_rows.facts_of(session, [key])],
         decisions=[
             Decided(
                 row.id,

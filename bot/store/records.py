@@ -1,296 +1,26 @@
-"""The daemon's rows: facts, rooms, decisions, actions, alerts.
+"""The daemon's rows: settlements, decisions, actions, alerts.
 
 Promises: each function is one step inside the caller's transaction (`Writer`), so several of them move together or
-not at all; what goes in comes out equal (a fact read back equals the fact stored).
-The chain's rows are in `bot.store.chain_rows`, transactions in `bot.store.txs`, what commands read in
-`bot.store.queries`.
+not at all.
+Facts are in `bot.store.fact_rows`, rooms in `bot.store.room_rows`, sessions in `bot.store.session_rows`, the chain's
+rows in `bot.store.chain_rows`, transactions in `bot.store.txs`, what commands read in `bot.store.queries`.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from sqlalchemy import Table, func, insert, inspect, or_, update
-from sqlalchemy import select as columns
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from bot.domain import linking
-from bot.domain.decide import Action, Decision
-from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
-from bot.store import bulk, room_rows
-from bot.store.tables import (
-    ActionRow,
-    AlertRow,
-    ChainSession,
-    DecisionRow,
-    FactRow,
-    Room,
-    Settlement,
-    TxRow,
-)
+from bot.domain.decide import Decision
+from bot.domain.facts import SessionKey
+from bot.store import bulk
+from bot.store.tables import ActionRow, AlertRow, Settlement, TxRow
 
-_FACTS, _ROOMS, _SESSIONS = (cast(Table, inspect(row).local_table) for row in (FactRow, Room, ChainSession))
-_CHUNK = 500  # bound parameters a statement; SQLite's limit is far above, the planner's patience isn't
-
-
-# Facts ---------------------------------------------------------------------------------------------------------------
-
-
-def add_facts(session: Session, facts: Sequence[tuple[str, Hint, SessionKey | None]]) -> list[int]:
-    """Stores facts, given as (idempotency key, hint, session); returns their ids in the same order."""
-    if not facts:
-        return []
-    rows = [
-        {
-            "key": key,
-            "kind": hint.kind.value,
-            "source": hint.source.value,
-            "trust": int(hint.trust),
-            "received_ms": hint.received_ms,
-            "said_ms": hint.said_ms,
-            "room": hint.room,
-            "session_id": hint.session_id,
-            "student": hint.student,
-            "tutor": hint.tutor,
-            "role": hint.role.value if hint.role else None,
-            "can_return": hint.can_return,
-            "payload": dict(hint.payload),
-            "session_key": str(session_key) if session_key else None,
-        }
-        for key, hint, session_key in facts
-    ]
-    statement = insert(FactRow).returning(col(FactRow.id), sort_by_parameter_order=True)
-    return [int(number) for number in session.execute(statement, rows).scalars()]
-
-
-def has_fact(session: Session, key: str) -> bool:
-    """Was a fact stored under this idempotency key?"""
-    return session.exec(select(FactRow.id).where(FactRow.key == key)).first() is not None
-
-
-def fact_of(row: Any, key: SessionKey | None = None) -> Fact:
-    """A stored fact as the domain knows it; `key` where the caller has its session at hand."""
-    hint = Hint(
-        kind=Kind(row.kind),
-        source=Source(row.source),
-        trust=Trust(row.trust),
-        received_ms=row.received_ms,
-        room=row.room,
-        session_id=row.session_id,
-        student=row.student,
-        tutor=row.tutor,
-        role=Role(row.role) if row.role else None,
-        said_ms=row.said_ms,
-        can_return=row.can_return,
-        payload=row.payload,
-    )
-    if key is None and row.session_key:
-        key = SessionKey.parse(row.session_key)
-    return Fact(row.id or 0, hint, key)
-
-
-def facts_of(session: Session, keys: Iterable[SessionKey]) -> list[Fact]:
-    """The facts of these sessions in the order in which they were stored. Reorgs are the chain's, and left out."""
-    known = [kind.value for kind in Kind]
-    names = {str(key): key for key in keys}
-    found: list[Fact] = []
-    for part in _parts(list(names)):
-        rows = session.execute(columns(_FACTS).where(_FACTS.c.session_key.in_(part), _FACTS.c.kind.in_(known)))
-        found.extend(fact_of(row, names[row.session_key]) for row in rows)
-    return sorted(found, key=lambda fact: fact.id)
-
-
-def unlinked_facts(session: Session, since_ms: int) -> list[Fact]:
-    """Facts received since then that belong to no session yet, oldest first."""
-    rows = session.exec(
-        select(FactRow)
-        .where(
-            col(FactRow.session_key).is_(None),
-            col(FactRow.received_ms) >= since_ms,
-            col(FactRow.kind).in_([kind.value for kind in Kind]),
-        )
-        .order_by(col(FactRow.id))
-    )
-    return [fact_of(row) for row in rows]
-
-
-def link_facts(session: Session, ids: Sequence[int], key: SessionKey) -> None:
-    """Says which session these facts are about, as has just become known."""
-    newest = session.execute(columns(func.max(DecisionRow.id))).scalar() or 0
-    for part in _parts(list(ids)):
-        session.execute(
-            update(FactRow).where(col(FactRow.id).in_(part)).values(session_key=str(key), joined_after=newest)
-        )
-
-
-def join_facts(session: Session, room: str, key: SessionKey) -> bool:
-    """Links what this room had said, as far as it agrees, to the session that it turned out to be. False: nothing."""
-    rows = session.execute(columns(_FACTS).where(_FACTS.c.room == room, _FACTS.c.session_key.is_(None)))
-    ids = [fact.id for fact in map(fact_of, rows) if linking.agrees(fact.hint, key)]
-    link_facts(session, ids, key)
-    return bool(ids)
-
-
-def heard_returns(session: Session) -> bool:
-    """Did the backend's socket ever report a participant's return, in this database's life?"""
-    query = select(FactRow.id).where(FactRow.kind == Kind.CONNECTED.value, FactRow.source == Source.SOCKET.value)
-    return session.exec(query.limit(1)).first() is not None
-
-
-def heard_webhook(session: Session) -> bool:
-    """Did the webhook ever take an authenticated post, in this database's life?"""
-    fact = select(FactRow.id).where(FactRow.source == Source.WEBHOOK.value).limit(1)
-    beat = select(Room.room).where(Room.beat_source == Source.WEBHOOK.value).limit(1)
-    return session.exec(fact).first() is not None or session.exec(beat).first() is not None
-
-
-# Rooms ---------------------------------------------------------------------------------------------------------------
-
-
-def save_rooms(session: Session, rooms: Iterable[tuple[linking.Room, Source | None]]) -> None:
-    """Stores rooms as they are now, with the source of their heartbeats.
-
-    A room that was joined long ago and is heard again out of nowhere keeps its session in the record.
-    """
-    room_rows.save(session, rooms)
-
-
-class StoredRoom(NamedTuple):
-    room: linking.Room
-    beat_source: Source | None
-
-
-def load_rooms(session: Session, keys: Iterable[SessionKey]) -> list[StoredRoom]:
-    """The rooms of these sessions."""
-    names = {str(key): key for key in keys}
-    return [
-        _stored_room(row, names[row.session_key])
-        for part in _parts(list(names))
-        for row in session.execute(columns(_ROOMS).where(_ROOMS.c.session_key.in_(part)))
-    ]
-
-
-def other_rooms(session: Session, since_ms: int, known: Callable[[SessionKey], bool]) -> list[StoredRoom]:
-    """Rooms heard since then that are of no `known` session: waiting, or of sessions that are over.
-
-    A room of a session that isn't on the canonical chain any more is left out: nothing of it may carry over.
-    """
-    recent = columns(_ROOMS).where(_ROOMS.c.heard_ms >= since_ms, _ROOMS.c.state != "expired")
-    others: list[StoredRoom] = []
-    for row in session.execute(recent):
-        key = SessionKey.parse(row.session_key) if row.session_key else None
-        if key is None or not known(key):
-            others.append(_stored_room(row, key))
-    over = {row.key for row in sessions_by_id(session, {one.room.key.session_id for one in others if one.room.key})}
-    return [one for one in others if one.room.key is None or one.room.key in over]
-
-
-def _stored_room(row: Any, key: SessionKey | None) -> StoredRoom:
-    student, tutor = row.student, row.tutor
-    if key is not None:  # one text for one address, however many live
-        student = key.student if student == key.student else student
-        tutor = key.tutor if tutor == key.tutor else tutor
-    room = linking.Room(
-        room=row.room,
-        first_ms=row.first_ms,
-        heard_ms=row.heard_ms,
-        key=key,
-        rule=sys.intern(row.rule) if row.rule else None,
-        trust=Trust(row.trust),
-        student=student,
-        tutor=tutor,
-        beats=Beats(row.beats, row.beat_first_ms, row.beat_last_ms),
-        expired=row.state == "expired",
-    )
-    return StoredRoom(room, Source(row.beat_source) if row.beat_source else None)
-
-
-# Sessions of the chain -----------------------------------------------------------------------------------------------
-
-
-class LiveSession(NamedTuple):
-    """A session on the canonical chain that may still need us."""
-
-    key: SessionKey
-    started_at: int | None  # chain seconds
-    rate: int | None
-    token: str | None
-    ended: bool
-    closed: bool
-
-
-def live_ids(session: Session, ended_since_s: int, *, ended: bool = True) -> list[int]:
-    """Sessions that aren't closed, and those that ended since then (chain seconds) without our word on it.
-
-    `ended` false: only those that haven't ended.
-    """
-    missed = select(Settlement.session_id).where(
-        col(Settlement.reason).is_(None), col(Settlement.ended_at) >= ended_since_s
-    )
-    query = columns(_SESSIONS.c.session_id)
-    if not ended:
-        query = query.where(_SESSIONS.c.end_block.is_(None))
-    rows = session.execute(query.where(or_(_SESSIONS.c.closed.is_(False), _SESSIONS.c.session_id.in_(missed))))
-    return sorted(rows.scalars())
-
-
-def sessions_by_id(session: Session, ids: Iterable[int]) -> list[LiveSession]:
-    """These sessions, as far as they are on the canonical chain."""
-    return [
-        _live(row)
-        for part in _parts(list(ids))
-        for row in session.execute(columns(_SESSIONS).where(_SESSIONS.c.session_id.in_(part)))
-    ]
-
-
-def _live(row: Any) -> LiveSession:
-    return LiveSession(
-        key=SessionKey(row.session_id, row.student, row.tutor),
-        started_at=row.started_at,
-        rate=int(row.rate) if row.rate is not None else None,
-        token=sys.intern(row.token) if row.token else None,  # the same for nearly all
-        ended=row.end_block is not None,
-        closed=row.closed,
-    )
-
-
-def may_withdraw(session: Session, students: Iterable[str]) -> set[str]:
-    """Those whose last start isn't younger than their last end, whatever else of theirs still runs.
-
-    The contract holds them for not studying any more. Within one block the order isn't looked at: they count too.
-    """
-    last_start, last_end = func.max(ChainSession.start_block), func.max(ChainSession.end_block)
-    return {
-        student
-        for part in _parts(list(students))
-        for student in session.exec(
-            select(ChainSession.student)
-            .where(col(ChainSession.student).in_(part))
-            .group_by(col(ChainSession.student))
-            .having(last_end >= last_start)
-        )
-    }
-
-
-def newest_session(session: Session) -> int:
-    """The highest id of a session on the canonical chain, 0 when there is none."""
-    return session.exec(select(func.max(ChainSession.session_id))).one() or 0
-
-
-def closed_among(session: Session, ids: Iterable[int]) -> set[int]:
-    """Which of these sessions are ended and final."""
-    return {
-        number
-        for part in _parts(list(ids))
-        for number in session.exec(
-            select(ChainSession.session_id).where(
-                col(ChainSession.session_id).in_(part), col(ChainSession.closed).is_(True)
-            )
-        )
-    }
+# Settlements -------------------------------------------------------------------------------------------------------
 
 
 def complete_settlement(session: Session, session_id: int, values: Mapping[str, Any]) -> None:
@@ -306,7 +36,7 @@ def settlements_by_id(session: Session, ids: Iterable[int]) -> list[Settlement]:
     """The settlements of these sessions, detached."""
     found = [
         row
-        for part in _parts(list(ids))
+        for part in bulk.parts(list(ids))
         for row in session.exec(select(Settlement).where(col(Settlement.session_id).in_(part)))
     ]
     for row in found:
@@ -355,18 +85,12 @@ def add_decision(
 def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str, str | None]]:
     """The newest decision's (action, reason, hold) of each of these sessions."""
     names = {str(key): key for key in keys}
-    found: dict[SessionKey, tuple[str, str, str | None]] = {}
-    for part in _parts(list(names)):
-        newest = (
-            select(func.max(DecisionRow.id))
-            .where(col(DecisionRow.session_key).in_(part))
-            .group_by(col(DecisionRow.session_key))
-        )
-        shown = (DecisionRow.session_key, DecisionRow.action, DecisionRow.reason, DecisionRow.inputs)
-        query = columns(*(col(one) for one in shown)).where(col(DecisionRow.id).in_(newest))
-        for name, action, reason, inputs in session.execute(query):
-            found[names[name]] = (action, reason, inputs.get("hold"))
-    return found
+    sql = (
+        "SELECT session_key, action, reason, CASE WHEN action = 'hold' THEN inputs ->> 'hold' END FROM decisions "
+        "WHERE id IN (SELECT MAX(id) FROM decisions WHERE session_key IN (?...) GROUP BY session_key)"
+    )
+    rows = bulk.rows(session.connection(), sql, (list(names),))
+    return {names[name]: (action, reason, hold) for name, action, reason, hold in rows}
 
 
 class Stored(NamedTuple):
@@ -442,17 +166,12 @@ def open_actions(session: Session) -> list[OpenAction]:
 def action_marks(session: Session, keys: Iterable[SessionKey]) -> list[tuple[SessionKey, str, int]]:
     """The marks of all nudges and alerts ever stored for these sessions, with when."""
     names = {str(key): key for key in keys}
-    alerts = columns(col(DecisionRow.session_key), col(DecisionRow.inputs), col(DecisionRow.at_ms)).where(
-        col(DecisionRow.action) == Action.ALERT.value
-    )
-    nudges = columns(col(ActionRow.session_key), col(ActionRow.payload), col(ActionRow.created_ms)).where(
-        col(ActionRow.kind) == "nudge"
-    )
+    alerts = "SELECT session_key, inputs ->> 'mark', at_ms FROM decisions WHERE action = 'alert'"
+    nudges = "SELECT session_key, payload ->> 'mark', created_ms FROM actions WHERE kind = 'nudge'"
     return [
-        (names[name], str(said.get("mark")), at_ms)
-        for part in _parts(list(names))
-        for query, column in ((alerts, DecisionRow.session_key), (nudges, ActionRow.session_key))
-        for name, said, at_ms in session.execute(query.where(col(column).in_(part)))
+        (names[name], str(mark), at_ms)
+        for sql in (alerts, nudges)
+        for name, mark, at_ms in bulk.rows(session.connection(), f"{sql} AND session_key IN (?...)", (list(names),))
     ]
 
 
@@ -475,8 +194,3 @@ def add_alert(session: Session, name: str, text: str, at_ms: int, key: SessionKe
 
 def alert_sent(session: Session, alert_id: int, at_ms: int) -> None:
     session.execute(update(AlertRow).where(col(AlertRow.id) == alert_id).values(sent_ms=at_ms))
-
-
-def _parts(values: list[Any]) -> Iterable[list[Any]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]

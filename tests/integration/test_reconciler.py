@@ -132,7 +132,7 @@ async def test_take__room_linked_by_anybodys_word__trusted_words_do_not_follow(k
     """what anybody could have sent makes the keeper look and nudge, never sign"""
     forged = {"student": STUDENT, "tutor": TUTOR}
     await keeper.say(keeper.hint(Kind.READY, Source.OPEN_WEBHOOK, room="req_9", **forged))
-    assert "req_9" in keeper.reconciler.memory.book.rooms_of[KEY]
+    assert "req_9" in keeper.reconciler.memory.book.rooms_of(KEY)
     await keeper.say(keeper.hint(Kind.ENDED, Source.WEBHOOK, room="req_9"))
     assert keeper.session().ended_hint is None
     # The backend says whose room it really is: it leaves, and waits for that session.
@@ -699,12 +699,8 @@ async def test_forget_final__many_lessons_over__memory_is_given_back(keeper: Kee
     reconciler, book = keeper.reconciler, keeper.reconciler.memory.book
     assert set(reconciler.memory.live) == {KEY}
     assert set(book.rooms) == {"req_1"}
-    assert (set(book.by_id), set(book.started_ms), set(book.rooms_of)) == ({1}, {KEY}, {KEY})
-    assert (set(reconciler.memory.by_student), reconciler.memory.beat_sources, reconciler._intake._recent) == (
-        {STUDENT},
-        {},
-        {},
-    )
+    assert (set(book.by_id), set(book.by_tutor), book.waiting) == ({1}, {TUTOR}, {})
+    assert (set(reconciler.memory.by_student), reconciler._intake._recent) == ({STUDENT}, {})
     assert len(reconciler.memory.witnesses) == 0
     assert len(reconciler.deadlines) == 0
 

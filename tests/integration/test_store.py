@@ -26,7 +26,7 @@ from bot.domain import linking
 from bot.domain.facts import Beats, SessionKey, Source
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
-from bot.store import chain_reorg, chain_rows, chain_step, doubt, identity, records
+from bot.store import chain_reorg, chain_rows, chain_step, doubt, identity, records, room_rows
 from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start
 from bot.store.chain_step import Step
 from bot.store.db import Database, Writer, reachable
@@ -109,18 +109,19 @@ def test_migrate__empty_database__equals_what_upgrade_makes(url: str) -> None:
 def test_save_rooms__written_again__newest_state_but_a_session_is_never_lost(database: Database) -> None:
     """A room that was joined long ago and is heard again out of nowhere keeps its session in the record."""
     key = SessionKey(7, "0x" + "51" * 20, "0x" + "70" * 20)
-    joined = linking.Room("req_1", 1, 5, key=key, rule="addresses", beats=Beats(3, 1, 5))
+    joined = linking.Room("req_1", 1, 5, key=key, rule="addresses", beats=Beats(3, 1, 5), beat_source=Source.WEBHOOK)
     anew = linking.Room("req_1", 9, 9)
     early = linking.Room("req_1", 2, 2)
     for state in (linking.Room("req_1", 1, 1), joined, anew, early):
         with database.write() as session:
-            records.save_rooms(session, [(state, Source.WEBHOOK), (linking.Room("req_2", 1, 1), None)])
+            room_rows.save(session, [state, linking.Room("req_2", 1, 1)])
     with database.read() as session:
-        [stored] = records.load_rooms(session, {key})
+        [stored] = room_rows.of(session, {key})
         row = session.get(RoomRow, "req_1")
         assert row is not None
         assert row.heard_ms == 9
-    assert (stored.room.key, stored.room.rule, stored.room.beats) == (key, "addresses", Beats(3, 1, 5))
+    assert (stored.key, stored.rule, stored.beats) == (key, "addresses", Beats(3, 1, 5))
+    assert stored.beat_source is Source.WEBHOOK
 
 
 def test_upgrade__again__changes_nothing(database: Database) -> None:

@@ -52,8 +52,9 @@ def test_set__moved_very_often__heap_does_not_grow() -> None:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1))
-def test_pop_due__equal_times__in_the_order_in_which_they_were_set(times: list[int]) -> None:
+def test_pop_due__equal_times__in_the_order_of_their_keys(times: list[int]) -> None:
+    """Of equal deadlines the smaller key comes first."""
     deadlines: Deadlines[int] = Deadlines()
-    for key, at in enumerate(times):
+    for key, at in reversed(list(enumerate(times))):
         deadlines.set(key, at)
     assert deadlines.pop_due(10) == sorted(range(len(times)), key=lambda key: (times[key], key))

@@ -65,6 +65,7 @@ PURE = {
     "functools",
     "heapq",
     "re",
+    "types",
     "typing",
     "eth_hash",
 }
