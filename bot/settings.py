@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -302,7 +302,7 @@ class Settings(BaseSettings):
     def _one_backend(self) -> Settings:
         ours, theirs = self.socket_url, self.next_public_backend_url
         if ours and theirs and ours.get_secret_value().rstrip("/") != theirs.get_secret_value().rstrip("/"):
-            raise ValueError("SOCKET_URL and NEXT_PUBLIC_BACKEND_URL are both set and differ. Keep one of them")
+            raise ValueError("SOCKET_URL and NEXT_PUBLIC_BACKEND_URL are both set and differ: keep one of them")
         self.socket_url = ours or theirs
         if self.gateway and self.socket_url is None:
             host, _, port = self.gateway_bind.rpartition(":")
@@ -437,14 +437,44 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise Misconfigured(in_words(error)) from None
+        raise Misconfigured(f"{in_words(error)}. Mend it in the environment or in .env") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(_unreadable(error)) from None
+
+
+def load_usable() -> tuple[Settings, dict[str, str]]:
+    """The same with whatever can't be left at its default, and what is wrong with each of those, by name."""
+    wrong: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    while True:
+        try:
+            return Settings(**given), wrong
+        except ValidationError as error:
+            found = each_in_words(error)
+            given |= {name.lower(): Settings.model_fields[name.lower()].default for name in found}
+        except (OSError, UnicodeDecodeError) as error:
+            found = {".env": _unreadable(error)}
+            given["_env_file"] = None
+        wrong |= found
+
+
+def _unreadable(error: Exception) -> str:
+    return f".env can't be read ({type(error).__name__}): it has to be UTF-8 text that this user may read"
 
 
 def in_words(error: ValidationError) -> str:
     """What is wrong with the first setting that is, in one line, without its value."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    text = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return text
-    name = str(first["loc"][0]).upper()
-    return f"{name} {text[0].lower()}{text[1:]}. Mend it in the environment or in .env"
+    return next(iter(each_in_words(error).values()))
+
+
+def each_in_words(error: ValidationError) -> dict[str, str]:
+    """What is wrong with each setting that is, by name."""
+    found = {}
+    for one in error.errors(include_input=False, include_url=False):
+        text = one["msg"].removeprefix("Value error, ")
+        if one["loc"]:
+            name = str(one["loc"][0]).upper()
+            found[name] = f"{name} {text[0].lower()}{text[1:]}"
+        else:
+            found["NEXT_PUBLIC_BACKEND_URL"] = text  # the one thing that concerns two
+    return found

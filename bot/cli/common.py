@@ -60,13 +60,17 @@ class Address(click.ParamType):
 
 def load_settings() -> Settings:
     """The settings; from here on the log keeps their secrets, and stays out of the way. Raises Misconfigured."""
+    from bot.settings import load
+
+    return quietly(load())
+
+
+def quietly(settings: Settings) -> Settings:
+    """A command's result is all it says; what went on below is for those who ask."""
     import sys
 
     from bot.ops import logging
-    from bot.settings import load
 
-    settings = load()
-    # A command's result is all it says; what went on below is for those who ask.
     logging.configure(settings, stream=sys.stderr, level="debug" if settings.log_level == "debug" else "error")
     return settings
 

@@ -41,8 +41,12 @@ def command(source: Path | None, target: Path, sign: bool, yes: bool, force: boo
     if target.exists() and not force:
         raise Misconfigured(f"{target} is there already. Give another file with --to, or --force (it stays as .old)")
     found = setting_up.taken_over(_read(source), sign=sign)
+    try:
+        setting_up.checked(found)
+    except Misconfigured as error:
+        raise Misconfigured(f"{source}: {error}. Mend a copy of it, or leave out --from and be asked") from None
     if not yes:
-        _ask(found, sign)
+        _ask(found, sign, source)
     missing = [name for name in ("RPC_URL", "CONTRACT_ADDRESS") if not found.get(name)]
     if missing:
         raise Misconfigured(f"{' and '.join(missing)}: not found. Name a backend's .env with --from, or drop --yes")
@@ -70,12 +74,14 @@ def _read(source: Path | None) -> Mapping[str, str]:
         raise Misconfigured(f"{source} can't be read ({type(error).__name__})") from None
 
 
-def _ask(found: dict[str, str], sign: bool) -> None:
+def _ask(found: dict[str, str], sign: bool, source: Path | None) -> None:
     from bot.ops import setting_up
 
-    for question in setting_up.QUESTIONS:
-        if question.name in found or (question.secret and not sign):
-            continue
+    open_ones = [one for one in setting_up.QUESTIONS if one.name not in found and (sign or not one.secret)]
+    if open_ones and source is not None:
+        taken = f"{', '.join(sorted(found))} from {source}" if found else f"Nothing was found in {source}"
+        click.echo(f"{taken}. What it doesn't have:", err=True)
+    for question in open_ones:
         while True:
             said = click.prompt(question.text, default="", show_default=False, hide_input=question.secret).strip()
             if not said and not question.needed:
@@ -85,9 +91,9 @@ def _ask(found: dict[str, str], sign: bool) -> None:
                     setting_up.checked({question.name: said})
                     found[question.name] = said
                     break
-                click.echo("It is needed.", err=True)
+                click.echo("It is needed. Ctrl-C leaves without writing anything.", err=True)
             except Misconfigured as error:
-                click.echo(str(error), err=True)
+                click.echo(f"{error}. Once more:", err=True)
 
 
 def _write(target: Path, text: str) -> None:

@@ -70,7 +70,7 @@ def changes(given: Mapping[str, str]) -> dict[str, Any]:
         try:
             settings = Settings.model_validate({upper.lower(): value})
         except ValidationError as error:
-            raise Misconfigured(in_words(error).replace(". Mend it in the environment or in .env", "")) from None
+            raise Misconfigured(in_words(error)) from None
         field = _field_of(upper)
         found[field] = getattr(settings.policy(), field)
     return found

@@ -91,7 +91,7 @@ def text(found: Mapping[str, str]) -> str:
     for name, why in WHY.items():
         if name in found:
             lines += [f"# {why}", f"{name}={_quoted(found[name])}", ""]
-    return "\n".join(lines) + HINTS.lstrip("\n")
+    return "\n".join(lines) + HINTS
 
 
 def _quoted(value: str) -> str:

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 log = structlog.get_logger("store")
 
+CONNECT_S = 5  # a server that takes the connection and says nothing; without it one is waited for, for ever
+
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
 
@@ -57,6 +59,8 @@ class Database:
         self.path = Path(parsed.database) if self.sqlite and parsed.database else None
         if self.path is not None:
             self._check_file(self.path, must_exist)
+        elif "connect_timeout" not in parsed.query:
+            parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_S)})
         try:
             self.engine: Engine = create_engine(parsed, pool_pre_ping=not self.sqlite)
         except (NoSuchModuleError, ArgumentError, ImportError):

@@ -50,6 +50,7 @@ def alerts(keeper: Keeper) -> list[str]:
     return [row.text for row in keeper.rows(AlertRow) if row.name == breaker.ALERT]
 
 
+@pytest.mark.provokes("alert.mass-end")
 async def test_backend_says_that_all_are_over__nothing_is_ended_and_an_operator_is_told_once(keeper: Keeper) -> None:
     """the mass-end breaker trips only when both MASS_END_COUNT and MASS_END_SHARE are exceeded within 30 s"""
     await reported(keeper, KEYS)

@@ -103,6 +103,7 @@ async def test_canary__a_lessons_posts__go_their_way() -> None:
     assert keeper.passed_on == keeper.stored[: len(keeper.passed_on)]
 
 
+@pytest.mark.provokes("alert.canary")
 async def test_canary__server_stops_posting__is_down_and_tells_once_each_time() -> None:
     """`on_lost` is called once for each time that no post came for `silence_s`"""
     keeper = Keeper()

@@ -6,25 +6,21 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
-from bot.ops.doctor import Check, examine
 from bot.ops.readiness import HEAD_OLD_MS, LAG_BLOCKS, Readiness
-from bot.settings import Settings
 from tests.integration.test_cli_daemon import OWNER_KEY, until
 from tests.integration.test_keys import ANVIL_CHAIN, OWNER, beside
 from tests.integration.test_operator_site import TOKEN, Site, reasons, site
-from tests.support.anvil import World, langdao
+from tests.support.anvil import langdao
 from tests.support.index import index
 from tests.support.proxy import Proxy
-from tests.support.record import inside, record
-from tests.support.servers import free_port
+from tests.support.record import inside
 from tests.support.web3signer import Web3Signer
 
 
@@ -37,6 +33,7 @@ def settle(one: Site, number: int) -> None:
     assert said.code == 200, said.text
 
 
+@pytest.mark.provokes("alert.set-aside")
 def test_set_aside__token_is_paused__is_told_and_ended_when_it_isnt_any_more(tmp_path: Path) -> None:
     with site(tmp_path, OPERATOR_TOKEN=TOKEN, MAX_ATTEMPTS=1, PROBE_EVERY_S=1) as one:
         one.world.start(0, 0)
@@ -49,6 +46,7 @@ def test_set_aside__token_is_paused__is_told_and_ended_when_it_isnt_any_more(tmp
         until(lambda: not one.world.is_active(0))
 
 
+@pytest.mark.provokes("alert.key", "ready.key")
 def test_key__remote_signer_gone__isnt_ready_alerts_and_signs_when_it_is_back(tmp_path: Path) -> None:
     signer = Web3Signer(OWNER_KEY, ANVIL_CHAIN)
     with beside(signer) as url:
@@ -69,6 +67,7 @@ def _refuse(asked: dict[str, Any]) -> str:
     raise RuntimeError("the HSM is locked")
 
 
+@pytest.mark.provokes("alert.head")
 def test_head__node_gone__alerts_once_it_lasted(tmp_path: Path) -> None:
     with site(tmp_path, ALERT_PATIENCE_S=1) as one:
         until(lambda: reasons(one) == set())
@@ -76,6 +75,7 @@ def test_head__node_gone__alerts_once_it_lasted(tmp_path: Path) -> None:
         until(lambda: "alert.head" in log(tmp_path))
 
 
+@pytest.mark.provokes("alert.uncorroborated")
 def test_uncorroborated__only_the_backend_says_that_it_is_over__is_told_and_nothing_is_ended(tmp_path: Path) -> None:
     quick = {"DISCONNECT_GRACE_S": 1, "NUDGE_WINDOW_S": 1, "BACKEND_HEAD_START_S": 0}
     with site(tmp_path, TRUST_BACKEND_HINTS="corroborated", **quick) as one:
@@ -92,6 +92,7 @@ def test_uncorroborated__only_the_backend_says_that_it_is_over__is_told_and_noth
         assert one.world.is_active(0)
 
 
+@pytest.mark.provokes("alert.stopped", "alert.test")
 @pytest.mark.parametrize("kind", ["stopped", "test"])
 def test_alert__called_for_by_the_service_manager_or_a_person__arrives(tmp_path: Path, kind: str) -> None:
     heard: list[str] = []
@@ -130,6 +131,7 @@ def named(readiness: Readiness) -> set[str]:
     return {reason.name for reason in readiness.reasons()}
 
 
+@pytest.mark.provokes("ready.log-lag", "ready.head-old")
 async def test_readiness__no_block_for_minutes_then_many_at_once__says_each_until_it_is_over(
     tmp_path: Path,
 ) -> None:
@@ -150,6 +152,7 @@ async def test_readiness__no_block_for_minutes_then_many_at_once__says_each_unti
             assert named(readiness) == set()
 
 
+@pytest.mark.provokes("ready.finality")
 async def test_readiness__final_blocks_taken_back__says_finality(tmp_path: Path) -> None:
     with langdao(students=1, tutors=1) as world, langdao(students=1, tutors=1) as other:
         world.node.mine(100)
@@ -170,88 +173,3 @@ class _NoFeeds:
         @staticmethod
         def up(name: str, now_ms: int) -> bool:
             return True
-
-
-# What doctor finds ----------------------------------------------------------------------------------------------------
-
-
-async def found(world: World, **more: Any) -> dict[str, Check]:
-    given = {"rpc_url": world.node.url, "contract_address": world.contract} | more
-    return {check.name: check for check in await examine(Settings(_env_file=None, **given))}  # type: ignore[arg-type]
-
-
-def wrong(check: Check) -> str:
-    assert check.remedy, check
-    return check.result
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with langdao(students=1, tutors=1) as one:
-        yield one
-
-
-async def test_doctor__chain_ahead_of_this_clock__warns(world: World) -> None:
-    world.node.rpc("evm_setNextBlockTimestamp", int(time.time()) + 3_600)
-    world.node.mine()
-    assert wrong((await found(world))["clock"]) == "warning"
-
-
-async def test_doctor__transactions_of_the_key_wait_in_the_pool__warns(world: World) -> None:
-    world.stop_mining()
-    world.do(world.owner, "mint(address,uint256)", world.owner, 1, to=world.token)
-    assert wrong((await found(world, backend_private_key=OWNER_KEY))["nonce"]) == "warning"
-
-
-async def test_doctor__contract_of_another_kind__fails(world: World) -> None:
-    assert wrong((await found(world, contract_address=world.token))["owner"]) == "failed"
-
-
-async def test_doctor__node_without_a_finalized_block__warns(world: World) -> None:
-    async with Proxy(world.node.url) as proxy:
-
-        def no_final(body: Any) -> Any:
-            asked = body if isinstance(body, list) else [body]
-            if not any("finalized" in str(call["params"]) for call in asked):
-                return None
-            return {"jsonrpc": "2.0", "id": asked[0]["id"], "result": None}
-
-        proxy.before = no_final
-        assert wrong((await found(world, rpc_url=proxy.url))["finality"]) == "warning"
-
-
-async def test_doctor__websocket_that_nobody_serves__fails(world: World) -> None:
-    checks = await found(world, rpc_url=f"{world.node.url},ws://127.0.0.1:{free_port()}")
-    assert wrong(checks["websocket"]) == "failed"
-
-
-async def test_doctor__node_that_gives_no_logs__fails(world: World) -> None:
-    async with Proxy(world.node.url) as proxy:
-        proxy.before = lambda body: (
-            {"jsonrpc": "2.0", "id": body["id"], "error": {"code": -32601, "message": "the method does not exist"}}
-            if isinstance(body, dict) and body["method"] == "eth_getLogs"
-            else None
-        )
-        assert wrong((await found(world, rpc_url=proxy.url))["ranges"]) in ("warning", "failed")
-
-
-async def test_doctor__database_server_out_of_reach__fails(world: World) -> None:
-    url = f"postgresql://keeper@127.0.0.1:{free_port()}/keeper"
-    assert wrong((await found(world, database_url=url))["database"]) == "failed"
-
-
-async def test_doctor__database_of_a_newer_keeper__fails(world: World, tmp_path: Path) -> None:
-    one = record(tmp_path / "keeper.db")
-    with one.database.write() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert wrong((await found(world, database_url=one.url))["schema"]) == "failed"
-
-
-async def test_doctor__nothing_set_for_people__warns_each(world: World) -> None:
-    checks = await found(world)
-    assert [wrong(checks[name]) for name in ("alerts", "public-url", "nudges")] == ["warning"] * 3
-
-
-async def test_doctor__each_trust_in_hints__is_told_with_its_risk(world: World) -> None:
-    told = {(await found(world, trust_backend_hints=hints))["hints"].value for hints in ("yes", "corroborated", "no")}
-    assert len(told) == 3

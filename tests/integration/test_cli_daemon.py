@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ def settings(world: World, home: Path, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def running(home: Path, *args: str, **given: Any) -> Iterator[subprocess.Popen[str]]:
-    """A command that stays, killed at the end if it hasn't ended."""
+def running(home: Path, *args: str, before: Sequence[str] = (), **given: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command that stays, killed at the end if it hasn't ended. `before`: words to put before it."""
     with (home / "log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bot.cli", *args],
+            [*before, sys.executable, "-m", "bot.cli", *args],
             env=environment(home, **given),
             cwd=home,
             stdout=log,

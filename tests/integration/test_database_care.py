@@ -146,6 +146,7 @@ def test_backups__daemon_at_work__one_is_made_and_a_restart_makes_no_other(tmp_p
         assert len(copies) == 1
 
 
+@pytest.mark.provokes("alert.backup")
 def test_backups__folder_that_cant_be_made__raises_an_alert(tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("a file, no folder")
     with site(tmp_path, BACKUP_FOLDER=str(tmp_path / "blocked" / "x")):
@@ -189,6 +190,7 @@ def world() -> Iterator[World]:
         yield one
 
 
+@pytest.mark.provokes("alert.database")
 def test_run__disk_full_for_a_while__signs_nothing_alerts_and_goes_on_without_loss(
     world: World, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def recorded(keeper: Keeper, kind: Kind, seconds_ago: float, **more: Any) -> Hin
     return keeper.hint(kind, Source.RECORD, student=STUDENT, tutor=TUTOR, said_ms=said_ms, can_return=True, **more)
 
 
+@pytest.mark.provokes("alert.first-start")
 async def test_first_start__sessions_are_open__one_digest_to_the_operator_and_nothing_else(keeper: Keeper) -> None:
     """sessions then open are one digest to the operator"""
     await first_start(keeper)

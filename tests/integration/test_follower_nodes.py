@@ -36,6 +36,7 @@ async def left_out(proxy: Proxy, one: Index) -> None:
     proxy.after = lambda body, reply: reply
 
 
+@pytest.mark.provokes("alert.logs-differ")
 async def test_second_look__logs_were_left_out__are_taken_and_said(world: World, tmp_path: Path) -> None:
     """Quotes: "Logs that a node left out of a block it knew are found by a second look, and taken."."""
     async with before(world) as proxy, index(world, tmp_path / "a.db", rpc_url=proxy.url) as one:
@@ -192,6 +193,7 @@ def branch_of_its_own(head: int, ahead: int) -> Any:
     return after
 
 
+@pytest.mark.provokes("alert.finality")
 async def test_violation__is_told_when_it_begins_and_when_it_is_over(world: World, tmp_path: Path) -> None:
     """Quotes: "A violation of finality stops the follower at what it has and says so"."""
     world.start()
@@ -213,6 +215,7 @@ async def test_violation__is_told_when_it_begins_and_when_it_is_over(world: Worl
         await assert_equals_a_fresh_index(one, world, tmp_path / "fresh.db")
 
 
+@pytest.mark.provokes("alert.finality-still")
 async def test_finality__stands_still_for_hours__is_said_once_and_stops_nothing(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

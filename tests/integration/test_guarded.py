@@ -300,6 +300,7 @@ async def test_delegation__isnt_the_guards_before_signing__nothing_is_signed(ben
     assert await bench.outcome() == "settled"  # what was asked for wasn't forgotten
 
 
+@pytest.mark.provokes("alert.delegation")
 async def test_delegation__revoked_while_nothing_is_due__told_at_the_next_head(bench: Bench) -> None:
     owners = bench.code(bench.world.owner)
     await bench.until(lambda: bench.sender.balance_wei is not None)

@@ -109,6 +109,7 @@ async def test_to_guarded__node_fails_at_first__reported_once(guard: Bench) -> N
     assert bench.steps(bench.txs()[0].hash) == ["stored", "sent", "mined", "confirmed"]
 
 
+@pytest.mark.provokes("alert.former-key")
 async def test_to_guarded__direct_one_is_stuck__alert_names_the_way_out(guard: Bench) -> None:
     """After REPLACE_AFTER_BLOCKS, `alert.former-key` says so."""
     bench = guard

@@ -32,7 +32,7 @@ def backend(world: World, tmp_path: Path) -> Path:
     """A backend's .env as they are: without 0x, quoted, with names of its own."""
     path = tmp_path / "backend.env"
     path.write_text(
-        f'RPC_URL="{world.node.url}"\nPRIVATE_KEY={KEY}\nCONTRACT_ADDRESS={world.contract.lower()}\nPORT=4000\n'
+        f'RPC_URL="{world.node.url}"\nPRIVATE_KEY={KEY}\nCONTRACT_ADDRESS={world.contract.lower()}\nPORT=9\n'
         "JWT_SECRET=hunter2hunter2\n"
     )
     return path
@@ -51,11 +51,11 @@ def test_init__backends_env__writes_a_watching_env_of_mode_0600_that_doctor_take
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
     assert KEY not in written
     assert "hunter2" not in written
-    assert Settings(_env_file=tmp_path / ".env").socket_url.get_secret_value() == "http://127.0.0.1:4000"  # type: ignore[call-arg,union-attr]
+    assert Settings(_env_file=tmp_path / ".env").socket_url.get_secret_value() == "http://127.0.0.1:9"  # type: ignore[call-arg,union-attr]
 
 
 def test_init__sign__takes_the_key_and_keeps_it_out_of_what_it_says(backend: Path, tmp_path: Path) -> None:
-    backend.write_text(backend.read_text().replace("PORT=4000\n", ""))
+    backend.write_text(backend.read_text().replace("PORT=9\n", ""))
     done = keeper(tmp_path, "init", "--from", str(backend), "--yes", "--sign")
     assert done.code == 0, done.text
     assert KEY not in done.text

@@ -251,6 +251,7 @@ def reasons(one: Site) -> set[str]:
     return {reason["name"] for reason in answer.json()["reasons"]}
 
 
+@pytest.mark.provokes("ready.not-at-head")
 def test_ready__read_only_without_a_token_and_node_gone__says_not_at_head(tmp_path: Path) -> None:
     with site(tmp_path) as one:
         until(lambda: reasons(one) == set())
@@ -260,6 +261,7 @@ def test_ready__read_only_without_a_token_and_node_gone__says_not_at_head(tmp_pa
         until(lambda: "not-at-head" in reasons(one))
 
 
+@pytest.mark.provokes("ready.balance")
 def test_ready__balance_below_the_floor__says_balance(tmp_path: Path) -> None:
     with site(tmp_path, MIN_BALANCE_ETH=1) as one:
         until(lambda: reasons(one) == set())
@@ -267,12 +269,14 @@ def test_ready__balance_below_the_floor__says_balance(tmp_path: Path) -> None:
         until(lambda: reasons(one) == {"balance"})
 
 
+@pytest.mark.provokes("alert.feeds", "ready.feeds")
 def test_ready__backend_out_of_reach__says_feeds_and_alerts_once(tmp_path: Path) -> None:
     with site(tmp_path, SOCKET_URL=f"http://127.0.0.1:{free_port()}", ALERT_PATIENCE_S=1) as one:
         until(lambda: reasons(one) == {"feeds"})
         until(lambda: "alert.feeds" in (tmp_path / "log").read_text())
 
 
+@pytest.mark.provokes("ready.database")
 def test_ready__database_that_takes_nothing__says_database(tmp_path: Path) -> None:
     import sqlite3
 

@@ -218,6 +218,7 @@ def test_run__post_without_the_secret__is_not_there_unless_opened(world: World, 
         assert world.is_active(0)
 
 
+@pytest.mark.provokes("alert.orphan")
 def test_run__orphan__alert_is_a_row_a_line_and_a_message(world: World, tmp_path: Path) -> None:
     heard: list[dict[str, Any]] = []
 

@@ -87,6 +87,7 @@ def signed(headers: dict[str, str], body: bytes) -> bool:
     return headers["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
 
 
+@pytest.mark.provokes("alert.contacts")
 def test_run__one_channel_hangs__both_are_nudged_by_the_others_then_ended_and_billed(
     world: World, inbox: Inbox, silent: int, tmp_path: Path
 ) -> None:
@@ -271,6 +272,7 @@ async def test_run__end_said_but_heartbeats_go_on__the_page_is_asked_and_its_ans
     assert world.is_active(0)
 
 
+@pytest.mark.provokes("alert.contradiction")
 async def test_run__stranger_binds_both_addresses_and_acknowledges__gets_no_link_and_the_silence_ends_nothing(
     world: World, tmp_path: Path
 ) -> None:

@@ -141,6 +141,7 @@ async def test_settle__balance_below_the_floor__refused_with_one_alert(bench: Be
     assert (bench.hooks.alerts.count("alert.balance"), bench.txs()) == (1, [])
 
 
+@pytest.mark.provokes("alert.gas-budget")
 async def test_settle__daily_budget_used_up__refused(bench: Bench) -> None:
     keys = [bench.lesson(n, n) for n in range(2)]
     bench.mine_dear(GWEI, blocks=5)
@@ -155,6 +156,7 @@ async def test_settle__daily_budget_used_up__refused(bench: Bench) -> None:
     assert bench.hooks.alerts == ["alert.gas-budget"]
 
 
+@pytest.mark.provokes("alert.fee-cap")
 async def test_settle__fee_above_every_cap__bids_the_cap_and_waits(bench: Bench) -> None:
     """It never pays more than its caps."""
     key = bench.lesson()
@@ -234,6 +236,7 @@ async def test_mined__ended_by_the_student_in_the_same_block__failed_not_settled
     assert bench.ended() == [key.session_id]
 
 
+@pytest.mark.provokes("alert.wrong-session")
 async def test_mined__next_lesson_began_in_the_same_block__alert_wrong_session(bench: Bench) -> None:
     """In one block in the order [student ends, next student starts, owner ends], all three succeed … what slips through
     is reported as `alert.wrong-session`."""
@@ -264,6 +267,7 @@ async def test_mined__taken_back_by_a_reorg_of_the_same_height__same_nonce_again
 # Somebody else uses the key ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.provokes("alert.foreign-nonce")
 async def test_unmined__nonce_used_by_a_foreign_transaction__lost_and_named(bench: Bench) -> None:
     """A nonce used by a hash that isn't ours names another user of the key."""
     key = await unmined(bench)

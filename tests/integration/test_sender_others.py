@@ -188,6 +188,7 @@ async def test_settle__funds_run_out_and_come_back__goes_on(bench: Bench) -> Non
     assert await bench.outcome(2) == "settled"
 
 
+@pytest.mark.provokes("alert.balance")
 async def test_unmined__funds_taken_by_another_user_of_the_key__alert_and_said_again(bench: Bench) -> None:
     key = await unmined(bench)
     bench.world.node.rpc("anvil_dropTransaction", bench.txs()[0].hash)
@@ -272,6 +273,7 @@ async def test_spent__at_the_edge_of_a_day__by_the_time_of_the_block(bench: Benc
     assert spent == (int(row.gas_cost or 0) if counts else 0)
 
 
+@pytest.mark.provokes("alert.balance-low")
 async def test_head__balance_good_for_few_settlements__warned_once(bench: Bench) -> None:
     """a warning comes while there is still enough for many"""
     bench.world.node.rpc("anvil_setBalance", bench.world.owner, hex(2 * 10**16))

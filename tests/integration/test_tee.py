@@ -307,6 +307,7 @@ async def test_tee__heartbeat_of_a_session_that_is_over__would_begin_a_watch_and
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.provokes("alert.backend-limit")
 async def test_tee__more_rooms_than_the_limit_carries__alerts_once_and_keeps_a_part_for_ends(tmp_path: Path) -> None:
     line = Line(tmp_path, window=Window(8))
     rooms = [f"req_{number}" for number in range(1, 21)]

@@ -13,6 +13,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,10 +293,17 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
     }
 
 
-def keeper(home: Path, *args: str, timeout_s: float = 60, stdin: str | None = None, **settings: object) -> Done:
-    """Runs `langdao-keeper` in `home` and waits for its end."""
+def keeper(
+    home: Path,
+    *args: str,
+    before: Sequence[str] = (),
+    timeout_s: float = 60,
+    stdin: str | None = None,
+    **settings: object,
+) -> Done:
+    """Runs `langdao-keeper` in `home` and waits for its end. `before`: words to put before the command."""
     done = subprocess.run(
-        [sys.executable, "-m", "bot.cli", *args],
+        [*before, sys.executable, "-m", "bot.cli", *args],
         capture_output=True,
         text=True,
         timeout=timeout_s,

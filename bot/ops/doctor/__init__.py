@@ -1,7 +1,8 @@
 """Is everything as it has to be? One list of checks, all of them at once.
 
 Promises: every check is always in the list, in the same order: `ok`, `warning`, `failed`, or `skipped` with the reason
-in `value`; what isn't ok has a remedy that names the setting. Nothing is changed, nothing is sent but reads. All is
+in `value`; what isn't ok has a remedy that names the setting. A setting that can't be read keeps only those checks from
+running that need it. Nothing is changed, nothing is sent but reads. All is
 over within `ALL_S`. Of a URL, only scheme and host show.
 Doesn't promise that what works now works tonight: alerts are for that.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from bot.errors import KeeperError
 from bot.ops.doctor import around, chain, money, names, record
-from bot.ops.doctor.patient import REMEDIES, Check, Checker, Patient, Skip
+from bot.ops.doctor.patient import READS, REMEDIES, Check, Checker, Patient, Skip
 from bot.settings import Settings
 
-__all__ = ["Check", "examine", "refused", "unusable"]
+__all__ = ["Check", "examine"]
 
 ALL_S = 25.0
 EACH_S = 8.0
@@ -52,9 +54,9 @@ STAGES: tuple[dict[str, Checker], ...] = (
 )
 
 
-async def examine(settings: Settings) -> list[Check]:
-    """All checks."""
-    patient = Patient(settings)
+async def examine(settings: Settings, wrong: Mapping[str, str] | None = None) -> list[Check]:
+    """All checks. `wrong`: the settings that can't be and were left out, by name."""
+    patient = Patient(settings, wrong or {})
     found: dict[str, Check] = {}
     deadline = time.monotonic() + ALL_S
     try:
@@ -69,19 +71,10 @@ async def examine(settings: Settings) -> list[Check]:
     return [found[name] for stage in STAGES for name in stage]
 
 
-def unusable(checks: list[Check]) -> Check | None:
-    """The check without which no command works at all: a missing setting, a node that can't be reached."""
-    return next((check for check in checks if check.result == "failed" and check.name in ("settings", "rpc")), None)
-
-
-def refused(message: str) -> list[Check]:
-    """The list when the settings themselves can't be read."""
-    rest = [name for stage in STAGES for name in stage if name != "settings"]
-    skipped = [Check(name, "skipped", "the settings can't be read") for name in rest]
-    return [Check("settings", "failed", message, message), *skipped]
-
-
 async def _one(name: str, check: Checker, patient: Patient, deadline: float) -> Check:
+    unread = [setting for setting in READS.get(name, ()) if setting in patient.wrong]
+    if unread:
+        return Check(name, "skipped", f"{unread[0]} can't be read")
     try:
         async with asyncio.timeout(max(0.1, min(EACH_S, deadline - time.monotonic()))):
             return await check(patient)

@@ -10,7 +10,7 @@ import aiohttp
 from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import Misconfigured
 from bot.feeds.canary import PREFIX, with_room
-from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
+from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip, said_of
 from bot.values import shown
 
 LIMITS = ("ratelimit-limit", "x-ratelimit-limit")
@@ -30,7 +30,7 @@ async def backend(patient: Patient) -> Check:
             status = answer.status
             dialect = await _dialect(http, url.get_secret_value())
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return Check("backend", "failed", f"{shown(url)}: {type(error).__name__}", REMEDIES["backend"])
+        return Check("backend", "failed", f"{shown(url)}: {said_of(error)}", REMEDIES["backend"])
     if status != 200 or not opening.startswith("0{"):
         return Check(
             "backend", "failed", f"{shown(url)}: no Socket.IO 4 (HTTP {status})", "SOCKET_URL: is it the backend?"
@@ -60,7 +60,7 @@ async def signalling(patient: Patient) -> Check:
             await socket.close()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         remedy = "Start the signalling server or mend SIGNALLING_URL"
-        return Check("signalling", "failed", f"{shown(url)}: {type(error).__name__}", remedy)
+        return Check("signalling", "failed", f"{shown(url)}: {said_of(error)}", remedy)
     return Check("signalling", "ok", f"{shown(url)} opens a room; whether its post comes back, `status` tells")
 
 
@@ -75,7 +75,7 @@ async def redis(patient: Patient) -> Check:
     try:
         await client.ping()
     except (RedisError, OSError) as error:
-        return Check("redis", "failed", f"{shown(url)}: {type(error).__name__}", REMEDIES["redis"])
+        return Check("redis", "failed", f"{shown(url)}: {said_of(error)}", REMEDIES["redis"])
     finally:
         await client.aclose()
     return Check("redis", "ok", shown(url))

@@ -25,9 +25,10 @@ async def key(patient: Patient) -> Check:
     patient.notes["address"] = address
     if patient.settings.dry_run:
         return Check("key", "warning", f"{address}, but DRY_RUN=1: never signs", "Unset DRY_RUN to let it sign")
-    seen, langdao = patient.delegation, patient.settings.contract()
+    seen = patient.delegation
     if patient.owner is None or seen is None:
         raise Skip("the owner and its delegation can't be read")
+    langdao = patient.settings.contract()
     if seen.admits(address, langdao):
         who = "the owner" if address == patient.owner else "the guard's keeper"
         return Check("key", "ok", f"{address}, {who}, by {source}: guarded mode")

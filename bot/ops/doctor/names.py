@@ -16,13 +16,19 @@ OTHERS = {"BACKEND_URL", "PORT", "NODE_ENV", "PYUSD_ADDRESS", "FRONTEND_URL", "S
 
 
 async def settings(patient: Patient) -> Check:
-    settings = patient.settings
-    try:
-        settings.endpoints()
-        settings.contract()
-        settings.key_source()
-    except Misconfigured as error:
-        return Check("settings", "failed", str(error), str(error))
+    settings, said = patient.settings, list(patient.wrong.values())
+    for name, needed in (
+        ("RPC_URL", settings.endpoints),
+        ("CONTRACT_ADDRESS", settings.contract),
+        ("BACKEND_PRIVATE_KEY", settings.key_source),
+    ):
+        try:
+            needed()
+        except Misconfigured as error:
+            if name not in patient.wrong:
+                said.append(str(error))
+    if said:
+        return Check("settings", "failed", "; ".join(said), "Mend the environment or .env: docs/configure.md")
     given = [name.upper() for name in ("socket_url", "redis_url", "gateway_token") if getattr(settings, name)]
     return Check("settings", "ok", ", ".join(["RPC_URL", "CONTRACT_ADDRESS", *given]))
 

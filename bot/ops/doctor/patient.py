@@ -5,7 +5,9 @@ Promises: nothing is kept between rounds. A check that can't run raises `Skip`, 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +46,7 @@ class Patient:
     """What earlier checks found out, for the later ones."""
 
     settings: Settings
+    wrong: Mapping[str, str]  # settings that can't be: left out of `settings`
     rpc: Rpc | None = None
     chain_id: int | None = None
     head: RawHeader | None = None
@@ -85,3 +88,32 @@ REMEDIES = {
     "database": "Mend DATABASE_URL or the rights of the folder",
     "schema": "Start `langdao-keeper run` once, or set another DATABASE_URL",
 }
+
+# A check says nothing true without the settings that it is about.
+READS = {
+    "rpc": ("RPC_URL",),
+    "contract": ("CONTRACT_ADDRESS",),
+    "key": ("BACKEND_PRIVATE_KEY", "KEYSTORE_FILE", "KEYSTORE_PASSWORD_FILE", "REMOTE_SIGNER_URL",
+            "REMOTE_SIGNER_ADDRESS", "REMOTE_SIGNER_TIMEOUT_S"),
+    "balance": ("MIN_BALANCE_ETH",),
+    "backend": ("SOCKET_URL", "NEXT_PUBLIC_BACKEND_URL"),
+    "signalling": ("SIGNALLING_URL",),
+    "redis": ("REDIS_URL",),
+    "public-url": ("PUBLIC_URL",),
+    "hints": ("TRUST_BACKEND_HINTS",),
+    "alerts": ("APPRISE_URLS",),
+    "database": ("DATABASE_URL",),
+    "webhook": ("WEBHOOK_SECRET_FILE", "HTTP_BIND"),
+}  # fmt: skip
+
+
+def said_of(error: Exception) -> str:
+    """What a person can make of a connection that failed."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    why = getattr(error, "os_error", error)
+    if isinstance(why, ConnectionRefusedError) or getattr(why, "errno", None) == errno.ECONNREFUSED:
+        return "nobody listens there"
+    if isinstance(why, socket.gaierror):
+        return "no such host"
+    return type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
@@ -19,14 +20,14 @@ async def database(patient: Patient) -> Check:
 
     settings = patient.settings
     if settings.database_url is None and (patient.chain_id is None or settings.contract_address is None):
-        raise Skip("its default name needs the chain id: the RPC can't be reached")
+        raise Skip("its default name is made of the chain's id and CONTRACT_ADDRESS")
     url = database_url(settings, patient.chain_id or 0)
     path = _sqlite_path(url)
     if path is not None and not path.exists():
         patient.notes["beside"] = path
         return _not_made_yet(path)
     database = Database(url, must_exist=True)
-    reachable(database)
+    await asyncio.to_thread(reachable, database)
     patient.database, patient.notes["beside"] = database, path
     where = str(path) if path else shown(url)
     if path is not None and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
