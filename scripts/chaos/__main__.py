@@ -1,10 +1,14 @@
 """`make chaos SEED=… COUNT=…`: so many runs, each with a crash, on one Anvil, several keepers side by side.
 
-Half of the runs are of direct mode, half of guarded mode, eighteen at a time.
+Half of the runs are of direct mode, half of guarded mode, in turns of `plan.ROUND`.
+
+A run that broke off, e.g. as the machine was too busy for a start, is no verdict: it is played again, TRIES times at
+most, and said on stderr. A keeper that ended by itself is one.
 
 Promises: the last line on stdout is one JSON object (`runs, decided, ended, lost, double, wrong_session,
 unexplained`); the exit code is 0 only if all runs took place and the last four are 0. What was wrong is said on stderr
-with the run's number: `--only N` plays that plan again. The logs stay when something was wrong.
+with the run's number: `--only N` plays that plan again. It can be interrupted: then all that is about the runs that
+were played. The logs stay when something was wrong, else nothing does.
 """
 
 from __future__ import annotations
@@ -19,14 +23,19 @@ import sys
 import time
 from collections.abc import AsyncIterator
 
-from scripts.chaos.lane import Lane, Result
+import aiohttp
+
+from scripts.chaos.lane import BLOCK_S, Died, Lane, Result
 from scripts.chaos.nursery import Nursery
-from scripts.chaos.plan import is_guarded, plan
+from scripts.chaos.patience import PatientNode
+from scripts.chaos.plan import Plan, is_guarded, plan
 from scripts.world import anvil, deployment, processes
+from scripts.world.chain import Reverted, RpcError
 from scripts.world.processes import Crew, Failed
 
 LESSONS = 4
-BLOCK_S = 1
+TRIES = 3
+SAY_EVERY = 25
 FAULTS = ("lost", "double", "wrong_session", "unexplained")
 
 
@@ -38,7 +47,10 @@ def say(text: str) -> None:
 async def lanes(crew: Crew, modes: list[bool]) -> AsyncIterator[list[Lane]]:
     """A keeper for each of these on one node, running; True: a guarded one."""
     count = len(modes)
-    _, node = await anvil.start(crew, block_time_s=BLOCK_S, accounts=deployment.ACCOUNTS_PER_WORLD * count)
+    accounts = deployment.ACCOUNTS_PER_WORLD * count
+    _, plain = await anvil.start(crew, block_time_s=BLOCK_S, accounts=accounts)
+    await plain.close()
+    node = PatientNode(plain.url)
     deployed = await deployment.deploy(crew, node, worlds=count, students=2 * LESSONS, tutors=LESSONS)
     nursery = Nursery(crew)
     await nursery.open()
@@ -57,23 +69,48 @@ async def lanes(crew: Crew, modes: list[bool]) -> AsyncIterator[list[Lane]]:
 async def play(made: list[Lane], seed: int, numbers: list[int], results: list[Result]) -> None:
     """All runs, each by the first lane of its mode that is free; what came of them is added to `results`."""
     queues = {mode: collections.deque(n for n in numbers if is_guarded(n) is mode) for mode in (False, True)}
+    began = time.monotonic()
 
     async def work(lane: Lane) -> None:
         queue = queues[lane.guarded]
         while queue:
-            drawn = plan(seed, queue.popleft(), LESSONS)
-            try:
-                result = await lane.run(drawn)
-            except (Failed, OSError, TimeoutError) as error:
-                say(f"{drawn} on {lane.name} broke off: {error}")
+            result = await judged(lane, plan(seed, queue.popleft(), LESSONS))
+            if result is None:
+                say(f"{lane.name} gives up; {len(queue)} runs are left to the others")
                 return
             results.append(result)
             for fault in result.faults:
-                say(f"{drawn} on {lane.name}: {fault}")
-            if len(results) % 25 == 0:
-                say(f"{len(results)} runs")
+                say(f"{result.plan} on {lane.name}: {fault}")
+            if len(results) % SAY_EVERY == 0:
+                say(progress(results, len(numbers), time.monotonic() - began))
 
     await asyncio.gather(*(work(lane) for lane in made))
+
+
+async def judged(lane: Lane, drawn: Plan) -> Result | None:
+    """What came of this run, played until it can be judged; None when this lane can't go on."""
+    for _ in range(TRIES):
+        died = None
+        try:
+            return await lane.run(drawn)
+        except Died as error:
+            died = Result(drawn, unexplained=[str(error)])
+        except (Failed, RpcError, Reverted, OSError, TimeoutError, aiohttp.ClientError) as error:
+            say(f"{drawn} on {lane.name} broke off, it is played again: {type(error).__name__} {error}")
+        try:
+            await lane.recover()
+        except (Failed, RpcError, Reverted, OSError, TimeoutError, aiohttp.ClientError) as error:
+            say(f"{lane.name} can't go on: {type(error).__name__} {error}")
+            return died
+        if died is not None:
+            return died
+    return None
+
+
+def progress(results: list[Result], wanted: int, took_s: float) -> str:
+    faults = sum(len(result.faults) for result in results)
+    left_s = took_s / len(results) * (wanted - len(results))
+    return f"{len(results)} of {wanted} runs, {faults} faults, {took_s / 60:.0f} min, about {left_s / 60:.0f} to go"
 
 
 def summary(results: list[Result]) -> dict[str, int]:
@@ -107,6 +144,7 @@ async def main() -> int:
     needed = sorted({is_guarded(number) for number in numbers})
     modes = [needed[lane % len(needed)] for lane in range(max(len(needed), min(asked.lanes, wanted)))]
     results: list[Result] = []
+    interrupted = False
     began = time.monotonic()
     async with processes.crew("chaos") as crew:
         try:
@@ -115,11 +153,13 @@ async def main() -> int:
         except Failed as error:
             say(f"chaos can't be played: {error}")
         except processes.Interrupted:
-            say("interrupted: what follows is about the runs that were played")
+            interrupted = True
+            say(f"interrupted: what follows is about the {len(results)} of {wanted} runs that were played")
     tell_windows(results, time.monotonic() - began)
     counts = summary(results)
-    good = counts["runs"] == wanted and not any(counts[name] for name in FAULTS)
-    if good:
+    faultless = not any(counts[name] for name in FAULTS)
+    good = counts["runs"] == wanted and faultless
+    if good or (interrupted and faultless):
         shutil.rmtree(crew.folder, ignore_errors=True)
     else:
         say(f"logs: {crew.folder}")

@@ -1,7 +1,7 @@
 """One keeper, one contract, one mode: runs follow each other here, each with at least one SIGKILL.
 
-Promises: a run leaves the contract without active sessions and the keeper running, or says that it couldn't. The
-keeper's process lives on between runs, so that one crash costs one start.
+Promises: a run leaves the contract without active sessions and the keeper running, or raises that it couldn't; then
+`recover` does. The keeper's process lives on between runs, so that one crash costs one start.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 import aiohttp
 
 from scripts.chaos.nursery import Nursery, WarmKeeper
+from scripts.chaos.patience import PatientNode
 from scripts.chaos.plan import Kill, Plan, Restart, Window
 from scripts.chaos.proxy import ChaosProxy
 from scripts.chaos.record import Record
 from scripts.world import deployment
-from scripts.world.chain import END_GAS, END_SESSION, End, Key, LangDAO, Node, Reverted, RpcError
+from scripts.world.chain import END_GAS, END_SESSION, End, Key, LangDAO, Reverted, RpcError
 from scripts.world.delegation import delegate
 from scripts.world.deployment import Deployed
 from scripts.world.keeper import Keeper
@@ -38,7 +39,14 @@ SETTINGS = {
     "DAILY_GAS_BUDGET_ETH": 1000,
 }
 MISSED_S = 6.0  # a window that isn't reached by then is missed: the kill comes anyway
-CALM_S = 40.0  # after the last start, until everything has to be over
+REPLACED_S = 15.0  # the same, where something has to be replaced first
+START_S = 120.0
+BLOCK_S = 1
+CALM_S = 40.0  # after the last start, until everything has to be over; and as many blocks, should the node be slow
+
+
+class Died(Failed):
+    """The keeper ended, and nobody had killed it."""
 
 
 @dataclass(slots=True)
@@ -78,7 +86,7 @@ class Lane:
     """See the module. `lessons` at most can be held at once; for each there are two students and a tutor."""
 
     def __init__(
-        self, crew: Crew, nursery: Nursery, node: Node, deployed: Deployed, number: int, *, guarded: bool
+        self, crew: Crew, nursery: Nursery, node: PatientNode, deployed: Deployed, number: int, *, guarded: bool
     ) -> None:
         self.name = f"lane-{number}"
         self.guarded = guarded
@@ -96,6 +104,7 @@ class Lane:
         self._told: set[str] = set()
         # Where one run's look at the chain ends, the next one's begins: no block goes unseen.
         self._first_block = 0
+        self._open: list[Lesson] = []  # what this run began
 
     @property
     def log(self) -> Path:
@@ -127,6 +136,20 @@ class Lane:
         self._first_block = await self._node.height() + 1
         await self._keeper.start()
 
+    async def recover(self) -> None:
+        """After a run that broke off: nothing of it is judged, and nothing is left of it. Raises Failed."""
+        self._proxy.disarm()
+        if not self.keeper.running:
+            await self.keeper.start(START_S)
+        await self._clean_up(self._open)
+        deadline = time.monotonic() + START_S
+        while not self.record.calm({lesson.session_id for lesson in self._open}):
+            if time.monotonic() > deadline:
+                raise Failed(f"the keeper doesn't come to rest; its log is {self.log}")
+            await asyncio.sleep(1)
+        self._first_block = await self._node.height() + 1
+        self._told |= set(self.record.suspicions())
+
     async def close(self) -> None:
         await self._http.close()
         await self._proxy.stop()
@@ -136,15 +159,16 @@ class Lane:
         result = Result(plan)
         if not self.keeper.running:
             result.unexplained.append(f"the keeper ended by itself; its log is {self.log}")
-            await self.keeper.start()
+            await self.keeper.start(START_S)
         students, tutors = self._deployed.students, self._deployed.tutors
+        self._open = []
         lessons = await self._begin(students[: plan.lessons], tutors[: plan.lessons])
         result.hit = await self._hang_up_and_kill(lessons, plan.kill)
         following = await self._pause(plan, lessons)
-        await self.keeper.start()
+        await self.keeper.start(START_S)
         if plan.again is not None:
             await self._hang_up_and_kill(lessons, plan.again)
-            await self.keeper.start()
+            await self.keeper.start(START_S)
         calm = await self._until_over(lessons)
         await self._judge(result, lessons, following, calm)
         await self._clean_up([*lessons, *following])
@@ -156,7 +180,9 @@ class Lane:
     async def _begin(self, students: tuple[Key, ...], tutors: tuple[Key, ...]) -> list[Lesson]:
         pairs = list(zip(students, tutors, strict=True))
         ids = await asyncio.gather(*(self._dao.start(student, tutor.address) for student, tutor in pairs))
-        return [Lesson(student, tutor, number) for (student, tutor), number in zip(pairs, ids, strict=True)]
+        begun = [Lesson(student, tutor, number) for (student, tutor), number in zip(pairs, ids, strict=True)]
+        self._open += begun
+        return begun
 
     async def _hang_up_and_kill(self, lessons: list[Lesson], kill: Kill) -> bool:
         """Whether the kill came in its window."""
@@ -166,15 +192,25 @@ class Lane:
         else:
             done = self._proxy.arm(kill)
         await self._hang_up(lessons, until=done)
+        paying = asyncio.create_task(self._pay_once_dropped(lessons[0], kill))
         try:
-            await asyncio.wait_for(asyncio.shield(done), MISSED_S)
+            patience_s = REPLACED_S if kill.window in (Window.W6, Window.W7) else MISSED_S
+            await asyncio.wait_for(asyncio.shield(done), patience_s)
             hit = True
         except TimeoutError:
             hit = False
             self._proxy.disarm()
             self._kill()
         await self.keeper.until_dead()
+        paying.cancel()
+        await asyncio.wait([paying])
         return hit
+
+    async def _pay_once_dropped(self, lesson: Lesson, kill: Kill) -> None:
+        """Of W6: the student pays while the keeper's own settlement is under way, and so is taken back."""
+        if kill.window is Window.W6 and kill.retracts:
+            await self._proxy.dropped.wait()
+            await self._end_as_student(lesson)
 
     async def _pause(self, plan: Plan, lessons: list[Lesson]) -> list[Lesson]:
         """What happens while the keeper is down. Returns the lessons that began meanwhile."""
@@ -191,9 +227,9 @@ class Lane:
 
     async def _until_over(self, lessons: list[Lesson]) -> bool:
         """Whether everything that had to end has ended and is written down, in time."""
-        deadline = time.monotonic() + CALM_S
+        began, height = time.monotonic(), await self._node.height()
         asked = {lesson.session_id for lesson in lessons}
-        while time.monotonic() < deadline:
+        while time.monotonic() - began < CALM_S or await self._node.blocks_since(height) * BLOCK_S < CALM_S:
             await self._hang_up(lessons)
             over = not any(await asyncio.gather(*(self._active(lesson) for lesson in lessons)))
             if over and self.record.calm(asked):
@@ -294,7 +330,7 @@ class Lane:
                 lesson.heard = await self._post(lesson)
                 if not lesson.heard:
                     if until is None and not self.keeper.running:
-                        raise Failed(f"the keeper ended by itself; its log is {self.log}")
+                        raise Died(f"the keeper ended by itself; its log is {self.log}")
                     await asyncio.sleep(0.1)
 
     async def _post(self, lesson: Lesson) -> bool:

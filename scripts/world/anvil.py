@@ -45,6 +45,7 @@ async def start(
         argv = [binary(), "--port", port, "--accounts", accounts, "--slots-in-an-epoch", 1, "--silent"]
         # Pin the rules: the default hardfork moves with Anvil's version.
         argv += ["--hardfork", "prague", "--no-request-size-limit", *options]
+        argv += ["--cache-path", crew.folder / f"{name}-states"]  # by default in the home, and left there when killed
         if block_time_s is not None:
             argv += ["--block-time", block_time_s]
         child = await crew.start(name, argv)
