@@ -13,13 +13,17 @@ Doesn't promise that a decision can be carried out: the chain is asked again bef
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from bot.domain import breaker
 from bot.domain.policy import Hints, Policy
 from bot.domain.rules import RULES, Due, World, corroborated_ms, heartbeats_silent
 from bot.domain.session import Session, Word
+
+Input = int | str | bool | None
 
 
 class Action(StrEnum):
@@ -31,8 +35,7 @@ class Action(StrEnum):
     CLOSE = "close"  # it has ended on chain
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do about a session. `reason` is the rule's name; `inputs` are the values that it saw."""
 
     action: Action
@@ -42,7 +45,7 @@ class Decision:
     ask: bool = False
     due_ms: int | None = None  # when the end falls due, if it is known
     evidence_ms: int = 0  # the newest that it rests on
-    inputs: dict[str, int | str | bool | None] = field(default_factory=dict)
+    inputs: Mapping[str, Input] = MappingProxyType({})
 
 
 def decide(session: Session, policy: Policy, world: World, now_ms: int) -> Decision:
@@ -93,8 +96,8 @@ def _weighed(due: Due, session: Session, policy: Policy, world: World) -> Due:
     if policy.hints is Hints.CORROBORATED:
         beside_ms = corroborated_ms(due, session, policy, world)
         if beside_ms is not None:
-            return replace(due, end_ms=max(due.end_ms, beside_ms))
-    return replace(due, end_ms=None, alert_ms=due.alert_ms or due.end_ms, waits_for="corroboration")
+            return due._replace(end_ms=max(due.end_ms, beside_ms))
+    return due._replace(end_ms=None, alert_ms=due.alert_ms or due.end_ms, waits_for="corroboration")
 
 
 def _with_waits(due: Due, session: Session, policy: Policy, world: World) -> Due:
@@ -105,14 +108,16 @@ def _with_waits(due: Due, session: Session, policy: Policy, world: World) -> Due
         end = max(end, due.since_ms + policy.backend_head_start_ms)
     if session.paying is not None:
         end = max(end, session.paying.at_ms + policy.pay_wait_ms)
-    if due.rule != "told":
+    if due.rule != "told" and world.others_due_ms:
         # The first end of a student's sessions lets them withdraw what another tutor is owed: rather both at once.
         end = max([end, *(other for other in world.others_due_ms if other <= end + policy.nudge_window_ms)])
-    return due if end == due.end_ms else replace(due, end_ms=end)
+    return due if end == due.end_ms else due._replace(end_ms=end)
 
 
 def _with_reminders(due: Due, session: Session, policy: Policy) -> Due:
     """Each nudge that was given is given again, at growing distances, for as long as its rule stands."""
+    if not session.nudged:
+        return due
     more: list[tuple[str, int]] = []
     for mark, _ in due.nudges:
         if mark in due.once:
@@ -123,7 +128,7 @@ def _with_reminders(due: Due, session: Session, policy: Policy) -> Due:
                 break
             more.append((f"{mark}#{number}", told + gap))
             told, gap = session.nudged.get(more[-1][0]), gap * 2
-    return replace(due, nudges=(*due.nudges, *more)) if more else due
+    return due._replace(nudges=(*due.nudges, *more)) if more else due
 
 
 def _one_at_a_time(dues: list[Due], session: Session, policy: Policy) -> list[Due]:
@@ -148,7 +153,7 @@ def _one_at_a_time(dues: list[Due], session: Session, policy: Policy) -> list[Du
             (mark, max(at, waits_ms) if told_ms - at + due.late_ms <= policy.effect_max_age_ms else at)
             for mark, at in due.nudges
         )
-        found.append(replace(due, nudges=nudges) if told_ms and nudges != due.nudges else due)
+        found.append(due._replace(nudges=nudges) if told_ms and nudges != due.nudges else due)
     return found
 
 
@@ -166,9 +171,7 @@ def _end_of(due: Due) -> int:
 def _end(session: Session, policy: Policy, world: World, dues: list[Due], now_ms: int) -> Decision:
     """The end of what is due, or why it is held."""
     due = min(dues, key=_end_of)
-    tripped: dict[str, int | str | bool | None] = (
-        {} if world.mass_end_ms is None else {"mass_end_ms": world.mass_end_ms}
-    )
+    tripped: dict[str, Input] = {} if world.mass_end_ms is None else {"mass_end_ms": world.mass_end_ms}
     stop = world.hold or session.set_aside
     if stop is not None:
         return _decision(Action.HOLD, due, session, None, ending=due, extra={"hold": stop})
@@ -219,7 +222,7 @@ def _decision(
     *,
     mark: str | None = None,
     ending: Due | None = None,
-    extra: dict[str, int | str | bool | None] | None = None,
+    extra: dict[str, Input] | None = None,
 ) -> Decision:
     due_ms = ending.end_ms if ending is not None else None
     inputs = _inputs(session) | {"since_ms": due.since_ms, "waits_for": due.waits_for, "due_ms": due_ms} | (extra or {})
@@ -228,8 +231,8 @@ def _decision(
     return Decision(action, due.rule, look, mark, due.ask, due_ms, due.evidence_ms, inputs)
 
 
-def _inputs(session: Session) -> dict[str, int | str | bool | None]:
-    said: dict[str, int | str | bool | None] = {
+def _inputs(session: Session) -> dict[str, Input]:
+    said: dict[str, Input] = {
         "started_ms": session.started_ms,
         "ended_hint_ms": _at(session.ended_hint),
         "timeout_hint_ms": _at(session.timeout_hint),

@@ -17,7 +17,7 @@ from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import Beats, Fact, SessionKey, Source
 from bot.domain.policy import Policy
 from bot.domain.saw import know_chain, session_of, world_of
-from bot.domain.session import Session, beat, fold
+from bot.domain.session import Session, beat, fold, give
 
 HORIZON_MS = 86_400_000  # how far beyond the record a play goes on
 
@@ -164,7 +164,7 @@ def _step(
         decision = decide(session, policy, world, now)
         said = (decision.action.value, decision.reason)
         if decision.action in (Action.NUDGE, Action.ALERT):
-            session.nudged[str(decision.mark)] = now
+            give(session, str(decision.mark), now)
             play.steps.append((now, *said))
             continue
         if said != last:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bot.domain.policy import Policy
 from bot.domain.session import Session, Word
@@ -37,8 +38,7 @@ class World:
     mass_end_ms: int | None = None  # when the mass-end breaker tripped, None: it hasn't
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(NamedTuple):
     """What one rule makes of a session. `nudges` are (mark, at): a mark is nudged once."""
 
     rule: str

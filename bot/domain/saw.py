@@ -14,7 +14,7 @@ from typing import Any
 from bot.domain.facts import Beats, Fact, SessionKey, Source
 from bot.domain.policy import Hints, Policy
 from bot.domain.rules import Feed, World
-from bot.domain.session import Session, fold
+from bot.domain.session import Session, fold, gave
 
 _PLAIN = ("started_ms", "ended", "counts_from_ms", "reported", "rate", "drained_ms")  # given by the chain and the start
 
@@ -36,7 +36,7 @@ def session_of(saw: Mapping[str, Any], key: SessionKey, facts: Iterable[Fact], m
     for fact in facts:
         fold(session, fact)
     for mark, at_ms in marks.items():
-        session.nudged.setdefault(mark, at_ms)
+        gave(session, mark, at_ms)
     return session
 
 

@@ -20,6 +20,7 @@ from bot.domain.facts import NO_BEATS, Beats, Fact, Hint, Kind, Role, SessionKey
 from bot.domain.trust import Allowed, Right
 
 ENDINGS = frozenset({Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT})
+ABOUT_ROOMS = frozenset({Kind.READY, Kind.MAPPING})  # they link rooms, and say nothing of the call itself
 EARLY_MS = 15_000  # how far the chain's clock and ours may be apart
 _NONE: Mapping[Any, Any] = MappingProxyType({})  # one for all sessions: of most, nothing of the kind was ever said
 
@@ -62,7 +63,7 @@ class Session:
     paying: Word | None = None
     reached: bool | None = None  # did a nudge reach anybody? None: not tried, or not known
     told: bool = False  # a nudge reached somebody, or was handed to a channel that doesn't say whether it did
-    nudged: dict[str, int] = field(default_factory=dict)  # mark of a nudge or alert -> when it was given
+    nudged: Mapping[str, int] = field(default_factory=lambda: _NONE)  # mark of a nudge or alert -> when it was given
     answerable: Mapping[str, int] = field(
         default_factory=lambda: _NONE
     )  # mark of a delivered nudge that could be objected to
@@ -80,6 +81,8 @@ def fold(session: Session, fact: Fact) -> None:
         return
     if hint.trust > Trust.ANONYMOUS and hint.source not in (Source.KEEPER, Source.CHAIN, Source.OPERATOR):
         session.heard = True  # what anybody could have said doesn't keep an operator from looking
+    if hint.kind in ABOUT_ROOMS:
+        return
     believed = trust.fully(hint.trust, Right.END)
     if hint.kind in ENDINGS and believed:
         session.word_ms = max(session.word_ms, at)
@@ -122,11 +125,11 @@ def fold(session: Session, fact: Fact) -> None:
         case Kind.NUDGE:
             _nudge_outcome(session, at, hint.payload)
         case Kind.ALERT:
-            session.nudged[str(hint.payload.get("mark"))] = at
+            give(session, str(hint.payload.get("mark")), at)
         case Kind.SETTLEMENT:
             _settlement_outcome(session, hint.payload)
         case _:
-            pass  # READY and MAPPING link rooms; they say nothing of the call itself
+            pass
 
 
 def beat(session: Session, at_ms: int, count: int, source: Source) -> None:
@@ -143,6 +146,17 @@ def adopt(session: Session, beats: Beats, source: Source) -> None:
     session.beats += beats
     session.beat_source = source
     _alive(session, beats.last_ms)
+
+
+def give(session: Session, mark: str, at_ms: int) -> None:
+    """A nudge or alert of this mark is given."""
+    session.nudged = {**session.nudged, mark: at_ms}
+
+
+def gave(session: Session, mark: str, at_ms: int) -> None:
+    """The same of an earlier one, unless it is known already."""
+    if mark not in session.nudged:
+        give(session, mark, at_ms)
 
 
 def _word(fact: Fact) -> Word:
@@ -192,7 +206,7 @@ def _without(away: Mapping[Role | None, Word], role: Role | None) -> Mapping[Rol
 def _nudge_outcome(session: Session, at_ms: int, payload: object) -> None:
     said = payload if isinstance(payload, dict) else {}
     given_ms = said.get("created_ms")
-    session.nudged[str(said.get("mark"))] = given_ms if isinstance(given_ms, int) else at_ms
+    give(session, str(said.get("mark")), given_ms if isinstance(given_ms, int) else at_ms)
     session.told |= said.get("outcome") in ("delivered", "sent")
     delivered = said.get("delivered")
     if said.get("dropped") or delivered is None:

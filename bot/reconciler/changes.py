@@ -14,6 +14,7 @@ import structlog
 from bot.domain import bill, linking
 from bot.domain.facts import Fact, SessionKey
 from bot.domain.linking import Room
+from bot.domain.session import gave
 from bot.reconciler.memory import Memory
 from bot.reconciler.settlements import Settlements
 from bot.store import fact_rows, records, room_rows, session_rows
@@ -117,7 +118,7 @@ class Changes:
             if fact.key is not None:
                 memory.fold(memory.live[fact.key], fact)
         for key, mark, at_ms in marks:
-            memory.live[key].session.nudged.setdefault(mark, at_ms)
+            gave(memory.live[key].session, mark, at_ms)
 
     async def _welcome(self, key: SessionKey) -> None:
         """A session has started: the rooms that waited for it are joined, and what they said counts."""

@@ -15,6 +15,7 @@ import structlog
 from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import SessionKey
 from bot.domain.saw import pack
+from bot.domain.session import give
 from bot.reconciler.mass_end import MassEnd, held
 from bot.reconciler.memory import Live, Memory, verdict
 from bot.store import breaker as breaker_rows
@@ -136,7 +137,7 @@ class Decisions:
                 break
             memory.deadlines.set(key, None if decision.action is Action.CLOSE else look)
             if decision.action in (Action.NUDGE, Action.ALERT):
-                live.session.nudged[str(decision.mark)] = now
+                give(live.session, str(decision.mark), now)
                 found.append((key, live, decision, pack(live.session, world)))
                 continue
             (memory.held.add if held(decision) else memory.held.discard)(key)

@@ -182,6 +182,8 @@ class Intake:
         session = live.session
         before = (len(session.away), session.timeout_hint, session.heard)
         beat(session, hint.received_ms, count, hint.source)
+        if room is not None and room.beats == session.beats:
+            room.beats = session.beats  # one object for both
         memory.note_beater(key, hint.source)
         # A deadline no later than this silence would be needs no moving; it is looked at when due.
         deadline = memory.deadlines.get(key)

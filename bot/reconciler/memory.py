@@ -37,6 +37,20 @@ def verdict(action: str, reason: str, hold: str | None) -> tuple[str, str, str |
     return action, reason, hold
 
 
+@lru_cache(maxsize=256)
+def world_of(
+    feed: tuple[int, int | None],
+    sole_room: bool,
+    reachable: bool,
+    direct: bool,
+    hold: str | None,
+    others_due_ms: tuple[int, ...],
+    mass_end_ms: int | None,
+) -> World:
+    """One object for all sessions that live in it."""
+    return World(Feed(*feed, sole_room), reachable, direct, hold, others_due_ms, mass_end_ms)
+
+
 @dataclass(slots=True)
 class Live:
     """A session that may still need us, with what the domain doesn't care about."""
@@ -99,8 +113,10 @@ class Witnesses:
 
     def alone(self, key: SessionKey, heard_ms: int) -> bool:
         """Was nobody else heard when `key` was heard last, at `heard_ms`, nor since?"""
-        other = next((one for one in reversed(self._heard) if one != key), None)
-        return other is None or self._heard[other] < heard_ms - self._silence_ms
+        for other in reversed(self._heard):
+            if other != key:
+                return self._heard[other] < heard_ms - self._silence_ms
+        return True
 
 
 class Memory:
@@ -140,22 +156,21 @@ class Memory:
 
     def world(self, live: Live) -> World:
         """What `decide` has to know beyond the session."""
-        now = self.clock()
-        source = live.session.beat_source
-        if source is None and live.session.away:
-            source = next(iter(live.session.away.values())).source
-        name = WEBHOOK if source in (Source.WEBHOOK, Source.OPEN_WEBHOOK) else SOCKET
-        since, until = self.feeds.span(name, now)
-        session = live.session
-        heard_ms = max([session.beats.last_ms, *(word.at_ms for word in session.away.values())])
-        sole = name == WEBHOOK and self.witnesses.alone(session.key, heard_ms)
-        return World(
-            feed=Feed(since, until, sole),
-            reachable=self.conditions.reachable,
-            direct=self.conditions.direct,
-            hold=self.conditions.hold,
-            others_due_ms=self._others_due(live),
-            mass_end_ms=self.breaker.tripped_ms,
+        session, conditions = live.session, self.conditions
+        source = session.beat_source
+        heard_ms = session.beats.last_ms
+        for word in session.away.values():
+            source = source or word.source
+            heard_ms = max(heard_ms, word.at_ms)
+        posted = source is Source.WEBHOOK or source is Source.OPEN_WEBHOOK
+        return world_of(
+            self.feeds.span(WEBHOOK if posted else SOCKET, self.clock()),
+            posted and self.witnesses.alone(session.key, heard_ms),
+            conditions.reachable,
+            conditions.direct,
+            conditions.hold,
+            self._others_due(live),
+            self.breaker.tripped_ms,
         )
 
     def _others_due(self, live: Live) -> tuple[int, ...]:

@@ -281,10 +281,11 @@ class Reconciler:
             await self._writer(lambda tx: history.note_policy(tx, memory.policy, now))
             digest = await start.first(memory, self._writer, now) if watches else None
             await self.mass_end.load(now)
-            actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
-            await self._settlements.complete(list(memory.over))
-            await start.resume(memory, self._writer, self._decisions, actions, now)
-            await self._decisions.again(list(memory.live), now, quiet=True)
+            with start.uncollected():
+                actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
+                await self._settlements.complete(list(memory.over))
+                await start.resume(memory, self._writer, self._decisions, actions, now)
+                await self._decisions.again(list(memory.live), now, quiet=True)
             if digest is not None:
                 self._effects.alert(start.FIRST, digest.text, None, digest.alert_id)
             log.info("sessions.loaded", active=len(memory.live) - len(memory.over), rooms=len(memory.book.rooms))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from bot.domain import linking
 from bot.domain.facts import Fact, SessionKey
 from bot.domain.linking import Room
+from bot.domain.session import gave
 from bot.reconciler.decisions import Decisions
 from bot.reconciler.intake import Intake
 from bot.reconciler.memory import Memory, verdict
@@ -25,16 +30,25 @@ class Digest(NamedTuple):
     alert_id: int
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the cycle collector: what a start reads all lives on, and it would go through it again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 async def read(
     memory: Memory, writer: Writer, intake: Intake, ended_since_s: int, now: int
 ) -> list[records.OpenAction]:
     """Fills the memory from the database and links what waited; the actions that were left open."""
     memory.book.newest_id = await writer(session_rows.newest)
     ids = await writer(lambda tx: session_rows.live_ids(tx, ended_since_s))
-    for begin in range(0, len(ids), PART):
-        await _read_part(memory, writer, ids[begin : begin + PART])
-        gc.collect(1)
-        gc.freeze()  # what lives on needn't be gone through again with the next part, and with every one later
+    async for part in _parts(writer, ids):
+        _take(memory, part)
     since = now - linking.ROOM_EXPIRY_MS
 
     def rest(tx: Any) -> Any:
@@ -49,32 +63,56 @@ async def read(
     return list(actions)
 
 
-async def _read_part(memory: Memory, writer: Writer, ids: Sequence[int]) -> None:
-    """These sessions with all that was said of them and decided."""
+class _Part(NamedTuple):
+    """Some sessions with all that was said of them and decided."""
 
-    def stored(tx: Any) -> Any:
-        rows = session_rows.by_id(tx, ids)
-        keys = [row.key for row in rows]
-        return (
-            rows,
-            room_rows.of(tx, keys),
-            fact_rows.facts_of(tx, keys),
-            records.action_marks(tx, keys),
-            records.last_reasons(tx, keys),
-            session_rows.may_withdraw(tx, {key.student for key in keys}),
-        )
+    sessions: list[session_rows.LiveSession]
+    rooms: list[Room]
+    facts: list[Fact]
+    marks: list[tuple[SessionKey, str, int]]
+    reasons: dict[SessionKey, tuple[str, str, str | None]]
+    may_withdraw: set[str]
 
-    rows, rooms, facts, marks, reasons, may_withdraw = await writer(stored)
-    memory.may_withdraw |= may_withdraw
-    for row in rows:
+
+def _stored(tx: Any, ids: Sequence[int]) -> _Part:
+    sessions = session_rows.by_id(tx, ids)
+    keys = [row.key for row in sessions]
+    return _Part(
+        sessions,
+        room_rows.of(tx, keys),
+        fact_rows.facts_of(tx, keys),
+        records.action_marks(tx, keys),
+        records.last_reasons(tx, keys),
+        session_rows.may_withdraw(tx, {key.student for key in keys}),
+    )
+
+
+async def _parts(writer: Writer, ids: Sequence[int]) -> AsyncIterator[_Part]:
+    """All of these, by the thousand; while one part is taken the next is read."""
+    begins = range(0, len(ids), PART)
+    reads = (writer(partial(_stored, ids=ids[begin : begin + PART])) for begin in begins)
+    ahead: deque[asyncio.Future[_Part]] = deque()
+    for read_part in reads:
+        ahead.append(asyncio.ensure_future(read_part))
+        await asyncio.sleep(0)  # it is begun
+        if len(ahead) > 1:
+            yield await ahead.popleft()
+    while ahead:
+        yield await ahead.popleft()
+
+
+def _take(memory: Memory, part: _Part) -> None:
+    memory.may_withdraw |= part.may_withdraw
+    for row in part.sessions:
         memory.admit(row)
-    for room in rooms:
+    for room in part.rooms:
         memory.know_room(room)
-    for fact in facts:
-        memory.fold(memory.live[fact.key], fact)
-    for key, mark, at_ms in marks:
-        memory.live[key].session.nudged.setdefault(mark, at_ms)
-    for key, decided in reasons.items():
+    for fact in part.facts:
+        if fact.key is not None:
+            memory.fold(memory.live[fact.key], fact)
+    for key, mark, at_ms in part.marks:
+        gave(memory.live[key].session, mark, at_ms)
+    for key, decided in part.reasons.items():
         memory.live[key].decided = verdict(*decided)
 
 

@@ -71,7 +71,7 @@ def rows(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> Sequ
     for one in lists:  # one value instead of hundreds: neither the statement nor its plan depends on how many there are
         sql = sql.replace("?...", _among(connection, isinstance(one[0], int)), 1)
     given = (json.dumps(value) if isinstance(value, list) else value for value in values)
-    return connection.exec_driver_sql(_dialect(connection, sql), tuple(given)).all()
+    return connection.exec_driver_sql(_dialect(connection, sql), tuple(given)).cursor.fetchall()
 
 
 def _among(connection: Connection, whole_numbers: bool) -> str:

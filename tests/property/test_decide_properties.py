@@ -12,7 +12,7 @@ from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import TRUST_OF, Fact, Hint, Kind, Role, Source, Trust
 from bot.domain.policy import Policy
 from bot.domain.rules import RULES, Feed, World
-from bot.domain.session import Session, fold
+from bot.domain.session import Session, fold, give
 from tests.support.sessions import KEY, T0
 
 POLICY = Policy()
@@ -95,7 +95,7 @@ def lived(hints: list[Hint], world: World, drained_ms: int | None = None, until_
             if decision.action in (Action.NUDGE, Action.ALERT):
                 assert decision.mark is not None
                 assert decision.mark not in session.nudged, "a mark is given once"
-                session.nudged[decision.mark] = now
+                give(session, decision.mark, now)
                 look = now
             elif decision.look_again_ms is not None:
                 assert decision.look_again_ms > now, "a busy loop"

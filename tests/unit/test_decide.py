@@ -10,7 +10,7 @@ from bot.domain.decide import Action, Decision, call_ended_ms, decide
 from bot.domain.facts import Hint, Kind, Role, Source
 from bot.domain.policy import Policy
 from bot.domain.rules import Feed, World
-from bot.domain.session import Session
+from bot.domain.session import Session, give
 from tests.support.sessions import STUDENT, T0, beating, hint, lesson, nudged
 
 POLICY = Policy()
@@ -30,14 +30,14 @@ def look(session: Session, seconds: float, world: World = WORLD, policy: Policy 
 
 def first(session: Session, action: Action, world: World = WORLD, policy: Policy = POLICY) -> float | None:
     """When (s after T0) `decide` first says `action`, following `look_again_ms` from T0 on as the daemon does."""
-    session = replace(session, nudged=dict(session.nudged))
+    session = replace(session)
     now = T0
     for _ in range(100):
         decision = decide(session, policy, world, now)
         if decision.action is action:
             return (now - T0) / 1000
         if decision.action in (Action.NUDGE, Action.ALERT):
-            session.nudged[str(decision.mark)] = now
+            give(session, str(decision.mark), now)
             continue
         if decision.look_again_ms is None:
             return None
@@ -235,7 +235,7 @@ def test_decide__contradiction_and_question_undelivered__goes_to_the_operator_at
     assert look(session, 699.999, policy=ONCE).action is Action.WAIT
     decision = look(session, 700, policy=ONCE)
     assert (decision.action, decision.reason) == (Action.ALERT, "contradiction")
-    session.nudged[str(decision.mark)] = at(700)
+    give(session, str(decision.mark), at(700))
     assert look(session, 701, policy=ONCE).action is Action.WAIT
 
 
@@ -269,7 +269,7 @@ def test_decide__question_delivered_just_before_the_cap__leaves_a_window_to_answ
 def test_decide__second_end_hint_after_a_contradicted_one__counts_from_itself() -> None:
     """ended by a participant: nudge at t, end due at max(t + NUDGE_WINDOW_S, …)"""
     session = lesson(*beating(500), ENDED, hint(Kind.ENDED, 501, WORD, payload={"n": 2}))
-    session.nudged[f"ask@{at(100)}"] = at(131)
+    give(session, f"ask@{at(100)}", at(131))
     assert look(session, 501).action is Action.NUDGE
     assert look(session, 560).action is not Action.END
     assert look(session, 561).action is Action.END
@@ -373,7 +373,7 @@ def test_decide__end_that_anybody_could_have_said__never_ends(seconds: float) ->
 def test_decide__anonymous_end__nudges_once() -> None:
     session = lesson(hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK))
     assert look(session, 100).mark == "anonymous-end"
-    session.nudged["anonymous-end"] = at(100)
+    give(session, "anonymous-end", at(100))
     assert look(session, 101).action is Action.WAIT
 
 
@@ -392,7 +392,7 @@ def test_decide__nudge_older_than_effect_max_age__nobody_is_messaged() -> None:
 def test_decide__drained__warned_before_and_told_then() -> None:
     session = lesson(drained_ms=at(1000))
     assert look(session, 700).mark == "drain-warning"
-    session.nudged["drain-warning"] = at(700)
+    give(session, "drain-warning", at(700))
     assert look(session, 999.999).action is Action.WAIT
     assert look(session, 1000).mark == "drained"
 

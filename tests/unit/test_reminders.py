@@ -11,7 +11,7 @@ from bot.domain.decide import Action, decide
 from bot.domain.facts import Fact, Hint, Kind, Role, SessionKey, Source, Trust
 from bot.domain.policy import Hints, Policy
 from bot.domain.rules import World
-from bot.domain.session import Session, fold
+from bot.domain.session import Session, fold, give
 
 T0 = 1_800_000_000_000
 POLICY = Policy()
@@ -32,11 +32,11 @@ def said(kind: Kind, seconds: float, trust: Trust = Trust.CONFIGURED, source: So
 
 def given(session: Session, until_s: float, policy: Policy = POLICY, world: World = WORLD) -> list[tuple[float, str]]:
     """The nudges that the daemon would give until then: when (s), and their marks without times."""
-    session, now, found = replace(session, nudged=dict(session.nudged)), T0, []
+    session, now, found = replace(session), T0, []
     while now <= T0 + until_s * 1000:
         decision = decide(session, policy, world, now)
         if decision.action in (Action.NUDGE, Action.ALERT):
-            session.nudged[str(decision.mark)] = now
+            give(session, str(decision.mark), now)
             if decision.action is Action.NUDGE:
                 name, _, rest = str(decision.mark).partition("@")
                 found.append(((now - T0) / 1000, name + rest[13:]))
@@ -70,7 +70,7 @@ def test_nudge__repeats_switched_off__once() -> None:
 def test_nudge__given_late__its_repetition_keeps_the_distance_to_it() -> None:
     """never two of the same at once, after the keeper itself was down"""
     session = lesson(said(Kind.DISCONNECTED, 100))
-    session.nudged[f"away@{T0 + 100_000}"] = T0 + 185_000
+    give(session, f"away@{T0 + 100_000}", T0 + 185_000)
     at_ms = T0 + 185_001
     world = replace(WORLD, hold="paused")
     long = replace(POLICY, nudge_window_ms=600_000)
@@ -80,7 +80,7 @@ def test_nudge__given_late__its_repetition_keeps_the_distance_to_it() -> None:
 
 def test_nudge__its_reason_is_gone__is_not_repeated() -> None:
     session = lesson(said(Kind.DISCONNECTED, 100))
-    session.nudged[f"away@{T0 + 100_000}"] = T0 + 130_000
+    give(session, f"away@{T0 + 100_000}", T0 + 130_000)
     fold(session, Fact(9, said(Kind.CONNECTED, 140), KEY))
     assert decide(session, POLICY, WORLD, T0 + 160_000).action is Action.WAIT
 
@@ -89,7 +89,7 @@ def test_nudge__its_reason_is_gone__is_not_repeated() -> None:
 def test_nudge__session_has_ended_on_chain__is_not_repeated(ended_s: float) -> None:
     """stopped the moment the chain shows the end"""
     session = lesson(said(Kind.ENDED, 100))
-    session.nudged[f"ended@{T0 + 100_000}"] = T0 + 100_000
+    give(session, f"ended@{T0 + 100_000}", T0 + 100_000)
     session.ended = True
     assert decide(session, POLICY, WORLD, T0 + 130_000).action is Action.CLOSE
 
@@ -136,7 +136,7 @@ def test_nudge__nothing_ends_it__never_two_reasons_within_the_window() -> None:
 def test_nudge__end_said_and_signs_of_life__the_question_is_another_message() -> None:
     """Not for what says something else"""
     session = lesson(said(Kind.ENDED, 100), left(105, Role.TUTOR), said(Kind.HEARTBEAT, 134))
-    session.nudged[f"away:tutor@{T0 + 105_000}"] = T0 + 135_000
+    give(session, f"away:tutor@{T0 + 105_000}", T0 + 135_000)
     assert decide(session, POLICY, WORLD, T0 + 135_001).mark == f"ask@{T0 + 100_000}"
 
 
@@ -158,7 +158,7 @@ def test_nudge__newer_reason_brings_an_earlier_end__is_said() -> None:
 def test_nudge__first_reason_is_gone__the_second_is_said_at_once() -> None:
     """nor when the first reason doesn't stand any more"""
     session = lesson(left(100, Role.STUDENT), left(101, Role.TUTOR))
-    session.nudged[f"away:student@{T0 + 100_000}"] = T0 + 130_000
+    give(session, f"away:student@{T0 + 100_000}", T0 + 130_000)
     assert decide(session, POLICY, WORLD, T0 + 140_000).action is Action.WAIT
     fold(session, Fact(9, replace(said(Kind.CONNECTED, 140), role=Role.STUDENT), KEY))
     assert decide(session, POLICY, WORLD, T0 + 140_001).mark == f"away:tutor@{T0 + 101_000}"
@@ -167,7 +167,7 @@ def test_nudge__first_reason_is_gone__the_second_is_said_at_once() -> None:
 def test_nudge__too_old_when_the_other_was_said__does_not_become_new_by_waiting() -> None:
     policy = replace(POLICY, hints=Hints.NO, nudge_repeats=0)
     session = lesson(said(Kind.ENDED, 100), left(9_000, Role.TUTOR))
-    session.nudged[f"away:tutor@{T0 + 9_000_000}"] = T0 + 9_030_000
+    give(session, f"away:tutor@{T0 + 9_000_000}", T0 + 9_030_000)
     for at_s in (9_031, 9_090, 9_200, 9_600):
         assert not str(decide(session, policy, WORLD, T0 + at_s * 1000).mark).startswith("ended@")
 

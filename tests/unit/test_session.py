@@ -24,7 +24,7 @@ def changed(kind: Kind, trust: Trust) -> set[str]:
     """Which fields one fact of this kind and trust changes in a lesson that has heartbeats and a lost student."""
     before = lesson(*beating(100), hint(Kind.DISCONNECTED, 110, role=Role.STUDENT))
     before.heard = False
-    after = replace(before, nudged=dict(before.nudged))
+    after = replace(before)
     fold(after, Fact(9_999, hint(kind, 120, WHO[trust], role=Role.STUDENT), KEY))
     return {name for name in Session.__slots__ if getattr(before, name) != getattr(after, name)}
 
