@@ -1,24 +1,28 @@
 """The log: constant events with named values, pretty on a terminal, one JSON object a line otherwise.
 
 Promises: every line of ours and of the libraries goes the same way; before a line leaves, the values of the secret
-settings, and of URLs everything but scheme and host, are taken out of it, whoever put them there. That is the
-second line of defence: the first is not to log them.
+settings, and of URLs everything but scheme and host, are taken out of it, whoever put them there; of a private key
+also what it looks like as a number, in base64 and as bytes. What Python itself says of a crash goes that way too. That
+is the second line of defence: the first is not to log them.
 Doesn't promise to know secrets it was never told: `Redactor.add` takes those that are made later.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
 import sys
+import threading
+import traceback
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
 from bot.settings import Settings
-from bot.values import shown
+from bot.values import KEY, shown
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -50,8 +54,9 @@ class Redactor:
         """From now on `secret` is shown as `instead`."""
         if not secret or len(secret) < _SHORTEST:
             return
-        # As it is, as JSON writes it, as a URL writes it.
-        for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe=""), unquote(secret)}:
+        # As it is, as a URL writes it; each as JSON writes it, too.
+        forms = {secret, quote(secret, safe=""), unquote(secret), *_forms_of_key(secret)}
+        for form in forms | {json.dumps(form)[1:-1] for form in forms}:
             self._instead[form.lower()] = instead
         # The longest first: a whole URL before the password in it.
         longest_first = sorted(self._instead, key=len, reverse=True)
@@ -106,6 +111,15 @@ class Redactor:
         return text
 
 
+def _forms_of_key(secret: str) -> list[str]:
+    """How else a private key may be written; nothing for what can't be one."""
+    if not KEY.fullmatch(secret):
+        return []
+    raw = bytes.fromhex(secret.removeprefix("0x"))
+    base64s = (encode(raw).rstrip(b"=").decode() for encode in (base64.b64encode, base64.urlsafe_b64encode))
+    return [raw.hex(), str(int.from_bytes(raw)), *base64s, repr(raw)[2:-1], ", ".join(map(str, raw))]
+
+
 redactor = Redactor()
 """The process's redactor: `configure` tells it the settings' secrets, whoever makes another one adds it."""
 
@@ -155,7 +169,22 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(name)
     _quieten(root.level)
+    _redact_crashes(redactor)
     return redactor
+
+
+def _redact_crashes(redact: Redactor) -> None:
+    """What nobody caught is said on stderr as ever, without the secrets."""
+
+    def say(error: BaseException | None, where: str = "") -> None:
+        if error is not None:
+            sys.stderr.write(where + redact("".join(traceback.format_exception(error))))
+
+    sys.excepthook = lambda _kind, error, _trace: say(error)
+    threading.excepthook = lambda said: say(
+        said.exc_value, f"Exception in thread {said.thread and said.thread.name}:\n"
+    )
+    sys.unraisablehook = lambda said: say(said.exc_value, "Exception ignored:\n")
 
 
 def _rendering(pretty: bool) -> list[Any]:

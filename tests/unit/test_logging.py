@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,10 +35,12 @@ def out(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """A stream to log to; logging is as it was afterwards."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     monkeypatch.setattr(keeper_logging, "redactor", Redactor())
     yield io.StringIO()
     root.handlers[:] = handlers
     root.setLevel(level)
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     structlog.reset_defaults()
 
 
@@ -105,6 +111,42 @@ def test_redact__secret_in_an_exception__is_taken_out(out: io.StringIO, settings
         structlog.get_logger("keeper").exception("crashed")
     assert "ValueError" in out.getvalue()
     assert KEY not in out.getvalue()
+
+
+RAW = bytes.fromhex(KEY)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        str(int(KEY, 16)),
+        base64.b64encode(RAW).decode(),
+        base64.urlsafe_b64encode(RAW).decode(),
+        repr(RAW),
+        str(list(RAW)),
+        repr(bytearray(RAW)),
+    ],
+)
+def test_redact__key_in_another_form__is_taken_out(settings: Settings, form: str) -> None:
+    """of a private key also what it looks like as a number, in base64 and as bytes"""
+    redact = Redactor()
+    redact.add_settings(settings)
+    assert len(redact(f"before {form} after")) < 40
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_redact__nobody_caught_it__pythons_own_words_have_no_secret(
+    out: io.StringIO, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Python itself says of a crash goes that way too."""
+    configure(settings, stream=out)
+    error = ValueError(f"bad {KEY}")
+    sys.excepthook(ValueError, error, None)
+    threading.excepthook(threading.ExceptHookArgs((ValueError, error, None, None)))
+    sys.unraisablehook(SimpleNamespace(exc_value=error))  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert said.count("ValueError: bad ***") == 3
+    assert KEY not in said
 
 
 def test_redact__secret_made_later__is_taken_out_once_added(out: io.StringIO) -> None:
