@@ -39,7 +39,7 @@ SETTINGS = {
     "DAILY_GAS_BUDGET_ETH": 1000,
 }
 MISSED_S = 6.0  # a window that isn't reached by then is missed: the kill comes anyway
-REPLACED_S = 15.0  # the same, where something has to be replaced first
+REPLACED_S = 25.0  # the same, where something has to be replaced first
 START_S = 120.0
 BLOCK_S = 1
 CALM_S = 40.0  # after the last start, until everything has to be over; and as many blocks, should the node be slow
