@@ -89,6 +89,7 @@ class OperatorDesk:
             follower,
             reconciler,
             min_balance_wei=round(settings.min_balance_eth * 10**18),
+            head_old_ms=round(settings.head_old_s * 1000),
             written_ms=lambda: report.written_ms,
             trouble=lambda: ground.writer.trouble,
             clock_ms=clock_ms,
@@ -159,9 +160,16 @@ class OperatorDesk:
 
     async def ask(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Leaves a request in the inbox, and waits for its answer."""
-        number = await self._ground.writer(
-            lambda tx: inbox_rows.request(tx, kind, payload, self._clock()), durable=True
+        writer = self._ground.writer
+        if (why := writer.trouble) is not None:
+            return {"ok": False, "error": f"nothing can be written: {why}"}
+        written = asyncio.ensure_future(
+            writer(lambda tx: inbox_rows.request(tx, kind, payload, self._clock()), durable=True)
         )
+        try:
+            number = await asyncio.wait_for(asyncio.shield(written), ANSWER_S)
+        except TimeoutError:
+            return {"ok": False, "error": f"not written within {ANSWER_S:g} s; it is done as soon as it can be written"}
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
             row = await self._read(lambda session: queries.request(session, number))

@@ -191,6 +191,7 @@ class Settings(BaseSettings):
     alert_patience_s: float = Field(
         60, ge=0, le=3_600, description="how long the head, a feed, the key or the database may be in trouble unalerted"
     )
+    head_old_s: float = Field(120, gt=0, le=3_600, description="the node counts as stuck after so long without a block")
     heartbeat_ping_url: SecretStr | None = Field(
         None,
         description="dead man's switch: asked for (GET) each minute while head, feeds and database are healthy; who "

@@ -16,7 +16,6 @@ from bot.domain.feeds import SOCKET, WEBHOOK
 from bot.reconciler import Reconciler
 
 LAG_BLOCKS = 5
-HEAD_OLD_MS = 120_000  # no new block for so long: ten slots
 WRITTEN_MS = 15_000  # the database takes a row every two seconds, if it takes any
 
 NAMES = ("not-at-head", "log-lag", "head-old", "finality", "database", "key", "balance", "feeds")
@@ -50,6 +49,7 @@ class Readiness:
         reconciler: Reconciler,
         *,
         min_balance_wei: int,
+        head_old_ms: int,
         written_ms: Callable[[], int],
         trouble: Callable[[], str | None],
         clock_ms: Callable[[], int],
@@ -57,6 +57,7 @@ class Readiness:
         self._follower = follower
         self._reconciler = reconciler
         self._min_balance_wei = min_balance_wei
+        self._head_old_ms = head_old_ms
         self._written_ms = written_ms
         self._trouble = trouble
         self._clock = clock_ms
@@ -79,7 +80,7 @@ class Readiness:
         elif lag is not None and lag > LAG_BLOCKS:
             found.append(Reason("log-lag", f"the index is {lag} blocks behind the head"))
         head = follower.head
-        if head is not None and self._clock() - head.received_ms > HEAD_OLD_MS:
+        if head is not None and self._clock() - head.received_ms > self._head_old_ms:
             age_s = (self._clock() - head.received_ms) // 1000
             found.append(Reason("head-old", f"no new block for {age_s} s: is the node in RPC_URL in sync?"))
         return found

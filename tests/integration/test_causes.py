@@ -1,31 +1,38 @@
-"""Alerts and reasons that a daemon gives, each by its real cause: a paused token, a signer gone, a dead node."""
+"""What keeps a running daemon from its job, each by its real cause: a signer gone, a node that hangs, a full disk."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
+import signal
 import threading
-import time
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.ops.readiness import HEAD_OLD_MS, LAG_BLOCKS, Readiness
-from tests.integration.test_cli_daemon import OWNER_KEY, until
-from tests.integration.test_keys import ANVIL_CHAIN, OWNER, beside
+from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_keys import ANVIL_CHAIN, OWNER
 from tests.integration.test_operator_site import TOKEN, Site, reasons, site
 from tests.support.anvil import langdao
-from tests.support.index import index
+from tests.support.host import read_only, seen_by, small_disk, small_disks
 from tests.support.proxy import Proxy
-from tests.support.record import inside
+from tests.support.record import inside, keeper
+from tests.support.servers import beside, postgresql, serving
 from tests.support.web3signer import Web3Signer
 
 
 def log(home: Path) -> str:
     return (home / "log").read_text()
+
+
+def times_said(home: Path, alert: str) -> int:
+    return sum(json.loads(line).get("event") == alert for line in log(home).splitlines() if line.startswith("{"))
 
 
 def settle(one: Site, number: int) -> None:
@@ -49,7 +56,7 @@ def test_set_aside__token_is_paused__is_told_and_ended_when_it_isnt_any_more(tmp
 @pytest.mark.provokes("alert.key", "ready.key")
 def test_key__remote_signer_gone__isnt_ready_alerts_and_signs_when_it_is_back(tmp_path: Path) -> None:
     signer = Web3Signer(OWNER_KEY, ANVIL_CHAIN)
-    with beside(signer) as url:
+    with beside(serving(signer.app)) as url:
         given = {"REMOTE_SIGNER_URL": url, "REMOTE_SIGNER_ADDRESS": OWNER, "BACKEND_PRIVATE_KEY": ""}
         with site(tmp_path, OPERATOR_TOKEN=TOKEN, ALERT_PATIENCE_S=1, **given) as one:
             one.world.start(0, 0)
@@ -67,29 +74,181 @@ def _refuse(asked: dict[str, Any]) -> str:
     raise RuntimeError("the HSM is locked")
 
 
-@pytest.mark.provokes("alert.head")
-def test_head__node_gone__alerts_once_it_lasted(tmp_path: Path) -> None:
-    with site(tmp_path, ALERT_PATIENCE_S=1) as one:
+# The node ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def through(home: Path, **more: Any) -> Iterator[tuple[Site, Proxy]]:
+    """A keeper whose node is reached through something that can be made to misbehave."""
+    with langdao(students=2, tutors=2) as world:
+        world.node.mine(100)
+        world.node.rpc("evm_setIntervalMining", 1)
+        with beside(Proxy(world.node.url)) as proxy:
+            given = settings(world, home, ALERT_PATIENCE_S=0, **more) | {"RPC_URL": proxy.url}
+            with running(home, "run", **given):
+                one = Site(given["HTTP_BIND"], world, home)
+                until(one.up)
+                until(lambda: reasons(one) == set())
+                yield one, proxy
+
+
+def is_over(home: Path, alert: str) -> bool:
+    return any("condition.over" in line and alert in line for line in log(home).splitlines())
+
+
+@pytest.mark.provokes("alert.head", "ready.not-at-head")
+def test_head__node_hangs_and_comes_back__isnt_ready_alerts_once_and_says_that_it_is_over(tmp_path: Path) -> None:
+    with site(tmp_path, ALERT_PATIENCE_S=0, BACKEND_PRIVATE_KEY="") as one:
         until(lambda: reasons(one) == set())
-        one.world.node.process.kill()
+        one.world.node.process.send_signal(signal.SIGSTOP)
+        until(lambda: "not-at-head" in reasons(one))
         until(lambda: "alert.head" in log(tmp_path))
+        one.world.node.process.send_signal(signal.SIGCONT)
+        until(lambda: reasons(one) == set())
+        until(lambda: is_over(tmp_path, "alert.head"))
+    assert times_said(tmp_path, "alert.head") == 1
 
 
-@pytest.mark.provokes("alert.uncorroborated")
-def test_uncorroborated__only_the_backend_says_that_it_is_over__is_told_and_nothing_is_ended(tmp_path: Path) -> None:
-    quick = {"DISCONNECT_GRACE_S": 1, "NUDGE_WINDOW_S": 1, "BACKEND_HEAD_START_S": 0}
-    with site(tmp_path, TRUST_BACKEND_HINTS="corroborated", **quick) as one:
-        one.world.start(0, 0)
-        until(lambda: 'href="/session/1"' in one.ask("/").text)
-        secret = next(tmp_path.glob("*.webhook")).read_text().strip()
-        said = {"type": "session-ended", "sessionId": "1", "endedBy": "student", "timestamp": time.time_ns() // 10**6}
-        request = urllib.request.Request(
-            f"http://{one.address}/hook/{secret}", json.dumps(said).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            assert answer.status == 200
-        until(lambda: "alert.uncorroborated" in log(tmp_path))
-        assert one.world.is_active(0)
+@pytest.mark.provokes("alert.head", "ready.head-old")
+def test_head__node_mines_no_more__says_head_old_until_it_does(tmp_path: Path) -> None:
+    with site(tmp_path, ALERT_PATIENCE_S=0, HEAD_OLD_S=4, BACKEND_PRIVATE_KEY="") as one:
+        until(lambda: reasons(one) == set())
+        one.world.node.rpc("evm_setIntervalMining", 0)
+        until(lambda: reasons(one) == {"head-old"})
+        until(lambda: "alert.head" in log(tmp_path))
+        one.world.node.rpc("evm_setIntervalMining", 1)
+        until(lambda: reasons(one) == set())
+
+
+@pytest.mark.provokes("alert.head", "ready.log-lag")
+def test_head__node_is_slow_with_logs__says_log_lag_until_they_come(tmp_path: Path) -> None:
+    with through(tmp_path) as (one, proxy):
+
+        async def withheld() -> None:
+            await asyncio.sleep(8)  # eight blocks go by
+
+        def before(body: Any) -> Any:
+            asked = body if isinstance(body, list) else [body]
+            return withheld() if any(call["method"] == "eth_getLogs" for call in asked) else None
+
+        proxy.before = before
+        lesson = threading.Event()
+
+        def teach() -> None:
+            while not lesson.wait(1):
+                one.world.start(0, 0)
+                one.world.end(0)
+
+        taught = threading.Thread(target=teach)
+        taught.start()
+        try:
+            until(lambda: "log-lag" in reasons(one))
+            until(lambda: "alert.head" in log(tmp_path))
+        finally:
+            lesson.set()
+            taught.join()
+        proxy.before = lambda body: None
+        until(lambda: reasons(one) == set())
+
+
+@pytest.mark.provokes("alert.finality", "ready.finality")
+def test_finality__node_takes_back_final_blocks__isnt_ready_alerts_and_goes_on_when_it_is_another(
+    tmp_path: Path,
+) -> None:
+    with langdao(students=2, tutors=2) as other:
+        other.node.rpc("anvil_setCoinbase", "0x" + "c1" * 20)  # made in the same second, the two would be one chain
+        other.node.mine(300)
+        with through(tmp_path) as (one, proxy):
+            right, proxy.node_url = proxy.node_url, other.node.url
+            until(lambda: "finality" in reasons(one))
+            until(lambda: "alert.finality" in log(tmp_path))
+            proxy.node_url = right
+            until(lambda: reasons(one) == set())
+
+
+# The database --------------------------------------------------------------------------------------------------------
+
+
+def write_goes_wrong(one: Site, home: Path) -> None:
+    """What has to be so while nothing can be written, with an end asked for: no signature, a reason, an alert."""
+    until(lambda: "database" in reasons(one))
+    until(lambda: "alert.database" in log(home))
+    refused = one.ask("/act/settle", {"session_id": 1}, Authorization=f"Bearer {TOKEN}")
+    assert refused.code == 409
+    assert "nothing can be written" in refused.json()["error"]
+    assert one.world.is_active(0)
+
+
+def and_is_over(one: Site, home: Path) -> None:
+    """Nothing was lost: it is ready, told that it is over, and ends what it is asked to."""
+    until(lambda: reasons(one) == set())
+    until(lambda: is_over(home, "alert.database"))
+    settle(one, 1)
+    until(lambda: not one.world.is_active(0))
+
+
+@contextmanager
+def on_a_small_disk(home: Path) -> Iterator[tuple[Site, int, Path]]:
+    """A keeper with a lesson, whose database is on a disk of its own: site, process id, folder."""
+    folder = home / "disk"
+    if not small_disks(folder):
+        pytest.skip("no disk can be mounted here")
+    with langdao(students=2, tutors=2) as world:
+        world.node.rpc("evm_setIntervalMining", 1)
+        more = {"ALERT_PATIENCE_S": 0, "OPERATOR_TOKEN": TOKEN, "BACKEND_PRIVATE_KEY": OWNER_KEY, "BACKUP_EVERY_H": 0}
+        given = settings(world, home, **more) | {"DATABASE_URL": f"sqlite:///{folder}/keeper.db"}
+        with running(home, "run", before=small_disk(folder, "16m"), **given) as process:
+            one = Site(given["HTTP_BIND"], world, home)
+            until(one.up)
+            until(lambda: reasons(one) == set())
+            world.start(0, 0)
+            until(lambda: 'href="/session/1"' in one.ask("/").text)
+            yield one, process.pid, folder
+
+
+@pytest.mark.provokes("alert.database", "ready.database")
+def test_database__disk_full__signs_nothing_alerts_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with on_a_small_disk(tmp_path) as (one, pid, folder):
+        ballast = seen_by(pid, folder / "ballast")
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(b"x" * 65_536):
+                pass
+        write_goes_wrong(one, tmp_path)
+        ballast.unlink()
+        and_is_over(one, tmp_path)
+
+
+def test_database__disk_is_read_only__refuses_to_start_in_one_line_and_doctor_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    if not small_disks(folder):
+        pytest.skip("no disk can be mounted here")
+    with langdao(students=1, tutors=1) as world:
+        given = settings(world, tmp_path) | {"DATABASE_URL": f"sqlite:///{folder}/keeper.db"}
+        with running(tmp_path, "run", **given):
+            until(lambda: "http.listening" in log(tmp_path))
+        done = keeper(tmp_path, "run", before=read_only(folder), **given)
+        assert done.code == 2
+        assert len(done.err.splitlines()) == 1
+        assert "can't be written" in done.err
+        found = keeper(tmp_path, "doctor", before=read_only(folder), **given)
+        assert re.search(r"^FAILED +database +\S+ can't be written$", found.out, re.MULTILINE)
+
+
+@pytest.mark.provokes("alert.database", "ready.database")
+def test_database__postgresql_stopped__signs_nothing_alerts_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    with postgresql() as server:
+        more = {"ALERT_PATIENCE_S": 0, "OPERATOR_TOKEN": TOKEN, "DATABASE_URL": server.url}
+        with site(tmp_path, **more) as one:
+            until(lambda: reasons(one) == set())
+            one.world.start(0, 0)
+            until(lambda: 'href="/session/1"' in one.ask("/").text)
+            server.stop()
+            write_goes_wrong(one, tmp_path)
+            server.start()
+            and_is_over(one, tmp_path)
+
+
+# Whoever calls for it ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.provokes("alert.stopped", "alert.test")
@@ -114,62 +273,3 @@ def test_alert__called_for_by_the_service_manager_or_a_person__arrives(tmp_path:
         server.shutdown()
     assert done.code == 0, done.text
     assert f"alert.{kind}" in heard[0]
-
-
-def ready(one: Any, clock_ms: Callable[[], int]) -> Readiness:
-    return Readiness(
-        one.follower,
-        _NoFeeds(),  # type: ignore[arg-type]
-        min_balance_wei=0,
-        written_ms=clock_ms,
-        trouble=lambda: None,
-        clock_ms=clock_ms,
-    )
-
-
-def named(readiness: Readiness) -> set[str]:
-    return {reason.name for reason in readiness.reasons()}
-
-
-@pytest.mark.provokes("ready.log-lag", "ready.head-old")
-async def test_readiness__no_block_for_minutes_then_many_at_once__says_each_until_it_is_over(
-    tmp_path: Path,
-) -> None:
-    now_ms = [time.time_ns() // 10**6]
-    with langdao(students=1, tutors=1) as world:
-        async with index(world, tmp_path / "a.db") as one:
-            readiness = ready(one, lambda: now_ms[0])
-            world.node.mine(100)
-            await one.follower.catch_up()
-            assert named(readiness) == set()
-            now_ms[0] = time.time_ns() // 10**6 + HEAD_OLD_MS + 1_000  # and no block came
-            assert named(readiness) == {"head-old"}
-            now_ms[0] = time.time_ns() // 10**6
-            world.node.mine(LAG_BLOCKS + 1)
-            one.follower._node_head = world.node.number()  # as the first request of a pass finds it
-            assert named(readiness) == {"log-lag"}
-            await one.follower.catch_up()
-            assert named(readiness) == set()
-
-
-@pytest.mark.provokes("ready.finality")
-async def test_readiness__final_blocks_taken_back__says_finality(tmp_path: Path) -> None:
-    with langdao(students=1, tutors=1) as world, langdao(students=1, tutors=1) as other:
-        world.node.mine(100)
-        other.node.rpc("anvil_setCoinbase", "0x" + "c1" * 20)  # made in the same second, the two would be one chain
-        other.node.mine(200)
-        async with Proxy(world.node.url) as proxy, index(world, tmp_path / "a.db", rpc_url=proxy.url) as one:
-            readiness = ready(one, lambda: time.time_ns() // 10**6)
-            await one.follower.catch_up()
-            assert named(readiness) == set()
-            proxy.node_url = other.node.url
-            for _ in range(3):
-                await one.follower.catch_up()
-            assert "finality" in named(readiness)
-
-
-class _NoFeeds:
-    class feeds:
-        @staticmethod
-        def up(name: str, now_ms: int) -> bool:
-            return True

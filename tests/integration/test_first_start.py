@@ -53,7 +53,6 @@ def recorded(keeper: Keeper, kind: Kind, seconds_ago: float, **more: Any) -> Hin
     return keeper.hint(kind, Source.RECORD, student=STUDENT, tutor=TUTOR, said_ms=said_ms, can_return=True, **more)
 
 
-@pytest.mark.provokes("alert.first-start")
 async def test_first_start__sessions_are_open__one_digest_to_the_operator_and_nothing_else(keeper: Keeper) -> None:
     """sessions then open are one digest to the operator"""
     await first_start(keeper)
@@ -152,6 +151,7 @@ def past(node: Anvil, lessons: int) -> tuple[str, int]:
     return str(receipt["contractAddress"]), int(receipt["blockNumber"], 16)
 
 
+@pytest.mark.provokes("alert.first-start")
 def test_run__first_start_on_a_chain_with_10000_past_sessions__no_message_leaves(tmp_path: Path) -> None:
     """A test starts on a chain with 10,000 past sessions: no message leaves."""
     heard: dict[str, list[dict[str, Any]]] = {"/nudge": [], "/operator": []}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from bot.errors import Misconfigured
 from bot.settings import Settings
 from tests.support.anvil import World, langdao
 from tests.support.record import inside
-from tests.support.servers import free_port, serving
+from tests.support.servers import beside, free_port, serving
 from tests.support.web3signer import Web3Signer
 
 OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
@@ -76,29 +74,6 @@ def examined(home: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The doctor's findings, by name."""
     done = inside(home, "doctor", "--json", **settings)
     return {check["name"]: check for check in done.json()["checks"]}
-
-
-@contextmanager
-def beside(signer: Web3Signer) -> Iterator[str]:
-    """The signer in a thread of its own, for commands that take this one."""
-    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    urls: list[str] = []
-
-    async def serve() -> None:
-        async with serving(signer.app) as url:
-            urls.append(url)
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    ready.wait(10)
-    try:
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
 
 
 # Which one ------------------------------------------------------------------------------------------------------------
@@ -382,7 +357,7 @@ async def test_remote_signer__out_of_reach_or_refusing__shows_no_path_and_no_pas
 def test_settle__remote_signer__ends_it_as_the_owner(world: World, tmp_path: Path) -> None:
     world.start(1, 1)
     signer = Web3Signer(OWNER_KEY, ANVIL_CHAIN)
-    with beside(signer) as url:
+    with beside(serving(signer.app)) as url:
         settings = given(world, tmp_path, REMOTE_SIGNER_URL=url, REMOTE_SIGNER_ADDRESS=OWNER.lower())
         found = examined(tmp_path, settings)
         assert found["key"]["value"] == f"{OWNER}, the owner, by REMOTE_SIGNER_URL: direct mode"
@@ -393,7 +368,7 @@ def test_settle__remote_signer__ends_it_as_the_owner(world: World, tmp_path: Pat
 
 
 def test_run__remote_signer_without_that_key__exits_2_with_one_line(world: World, tmp_path: Path) -> None:
-    with beside(Web3Signer(OTHER_KEY, ANVIL_CHAIN)) as url:
+    with beside(serving(Web3Signer(OTHER_KEY, ANVIL_CHAIN).app)) as url:
         settings = given(world, tmp_path, REMOTE_SIGNER_URL=url, REMOTE_SIGNER_ADDRESS=OWNER)
         done = inside(tmp_path, "run", **settings)
     assert done.code == 2

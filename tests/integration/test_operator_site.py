@@ -69,8 +69,8 @@ class Site:
 
 
 @contextmanager
-def site(home: Path, **more: Any) -> Iterator[Site]:
-    with langdao(students=2, tutors=2) as world:
+def site(home: Path, students: int = 2, tutors: int = 2, **more: Any) -> Iterator[Site]:
+    with langdao(students=students, tutors=tutors) as world:
         world.node.rpc("evm_setIntervalMining", 1)
         given = settings(world, home, **({"BACKEND_PRIVATE_KEY": OWNER_KEY} | more))
         with running(home, "run", **given):

@@ -22,6 +22,12 @@ def small_disk(folder: Path, size: str) -> tuple[str, ...]:
     return (*_MOUNTS, "sh", "-c", _ON_IT, "sh", size, str(folder))
 
 
+def read_only(folder: Path) -> tuple[str, ...]:
+    """The folder as it is, on a disk that takes nothing."""
+    there = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    return (*_MOUNTS, "sh", "-c", there, "sh", str(folder))
+
+
 @lru_cache
 def small_disks(folder: Path) -> bool:
     """Does this machine let us?"""
@@ -42,10 +48,3 @@ def bound_by_modes() -> tuple[str, ...]:
 def seen_by(pid: int, path: Path) -> Path:
     """The same path as that process sees it."""
     return Path(f"/proc/{pid}/root{path}")
-
-
-def remount(pid: int, folder: Path, options: str) -> None:
-    """Mounts that process's disk anew, e.g. `ro`."""
-    user = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
-    where = ("nsenter", "--target", str(pid), *user, "--mount")
-    subprocess.run([*where, "mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)

