@@ -29,7 +29,6 @@ _LATE_INDEXES = (
     ("ix_sessions_tutor", "sessions", "tutor"),
     ("ix_settlements_student", "settlements", "student"),
     ("ix_settlements_tutor", "settlements", "tutor"),
-    ("ix_settlements_tx_hash", "settlements", "tx_hash"),
 )
 _LATE = "indexes_late"  # remembered while they are missing
 

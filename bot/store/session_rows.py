@@ -35,7 +35,11 @@ def live_ids(session: Session, ended_since_s: int, *, ended: bool = True) -> lis
     """
     missed = "SELECT session_id FROM settlements WHERE reason IS NULL AND ended_at >= ?"
     active = "" if ended else " AND end_block IS NULL"
-    sql = f"SELECT session_id FROM sessions WHERE (closed = FALSE OR session_id IN ({missed})){active}"  # noqa: S608
+    # Two questions, each by its own index; as one with an `or` it would read all sessions.
+    sql = (
+        f"SELECT session_id FROM sessions WHERE closed = FALSE{active} UNION "  # noqa: S608
+        f"SELECT session_id FROM sessions WHERE session_id IN ({missed}){active}"
+    )
     return sorted(number for (number,) in bulk.rows(session.connection(), sql, (ended_since_s,)))
 
 

@@ -8,7 +8,7 @@ Doesn't promise that rows above the finalized block stay: a reorg takes away wha
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text, text
 from sqlmodel import Field, SQLModel
 
 from bot.store.naming import metadata
@@ -22,6 +22,14 @@ def _big(*, nullable: bool = True, index: bool = False, primary_key: bool = Fals
     return Column(
         BigInteger, nullable=nullable and not primary_key, index=index, primary_key=primary_key, autoincrement=False
     )
+
+
+def _index_of_few(name: str, column: str, where: str) -> Index:
+    """An index over the few rows that a condition holds for; the many others cost it nothing.
+
+    A query uses it when it says the condition in the same words.
+    """
+    return Index(name, column, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Meta(Table, table=True):
@@ -67,6 +75,7 @@ class ChainSession(Table, table=True):
     """A session as the chain tells it: from SessionStarted, with what `getSession` added."""
 
     __tablename__ = "sessions"
+    __table_args__ = (_index_of_few("ix_sessions_open", "end_block", "closed = FALSE"),)
     session_id: int = Field(sa_column=_big(primary_key=True))
     student: str = Field(index=True)
     tutor: str = Field(index=True)
@@ -77,13 +86,14 @@ class ChainSession(Table, table=True):
     end_block: int | None = Field(default=None, sa_column=_big(index=True))  # null: active
     rate: str | None = None  # null until details were read
     token: str | None = None
-    closed: bool = Field(default=False, index=True)  # ended and final: nothing more to decide
+    closed: bool = False  # ended and final: nothing more to decide
 
 
 class Settlement(Table, table=True):
     """One `SessionEnded` with all that is known of it. A public interface."""
 
     __tablename__ = "settlements"
+    __table_args__ = (_index_of_few("ix_settlements_unfinal", "block_number", "finality <> 'final'"),)
     session_id: int = Field(sa_column=_big(primary_key=True))
     room_id: str | None = None
     student: str | None = Field(default=None, index=True)
@@ -97,9 +107,9 @@ class Settlement(Table, table=True):
     paid: str
     ended_by: str | None = None  # student, tutor, keeper, owner, unknown:0x…; null until the sender was read
     by_keeper: bool | None = None
-    tx_hash: str = Field(index=True)
+    tx_hash: str
     block_number: int = Field(sa_column=_big(nullable=False, index=True))
-    finality: str = Field(default="seen", index=True)  # seen, confirmed, final
+    finality: str = "seen"  # seen, confirmed, final
     reason: str | None = None
     call_ended_at: int | None = Field(default=None, sa_column=_big())
     overbilled_s: int | None = Field(default=None, sa_column=_big())

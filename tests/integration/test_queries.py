@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from bot.cli.inbox import set_paused
 from bot.cli.status import render
@@ -14,7 +16,8 @@ from bot.domain.policy import Policy
 from bot.ops import overview
 from bot.ops.explain import explain
 from bot.ops.status import gather
-from bot.store import queries
+from bot.store import chain_rows, queries, session_rows
+from bot.store.chain_rows import Finality
 from tests.support.record import NOW_MS, Record, address, inside, record
 
 
@@ -94,3 +97,24 @@ def test_commands__by_url__work_and_keep_the_credentials_to_themselves(one: Reco
         done = inside(tmp_path, name, "--json", DATABASE_URL=one.url)
         assert done.code == 0, done.text
         assert done.json()
+
+
+def test_few_of_many__open_sessions_and_unfinal_settlements__are_found_by_indexes_over_them_alone(
+    tmp_path: Path,
+) -> None:
+    """Quotes: "An index over the few rows that a condition holds for; the many others cost it nothing."."""
+    made = record(tmp_path / "keeper.db")
+    asked: list[tuple[str, Any]] = []
+    event.listen(made.database.engine, "before_cursor_execute", lambda *told: asked.append((told[2], told[3])))
+    with made.database.read() as session:
+        session_rows.live_ids(session, 0)
+        chain_rows.sweep(session, Finality(confirmed_to=5, final_to=4))
+    with made.database.engine.connect() as connection:
+        live, final, confirmed, closed, unfinal = [
+            " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values))
+            for sql, values in list(asked)
+            if sql != "BEGIN"
+        ]
+    assert "ix_sessions_open" in live
+    assert "ix_sessions_open" in closed
+    assert all("ix_settlements_unfinal" in plan for plan in (final, confirmed, unfinal))
