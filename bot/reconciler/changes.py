@@ -49,9 +49,8 @@ class Changes:
         fresh = [row for row in rows if row.key not in memory.live and (row.key in started or row.key in retracted)]
         for row in fresh:
             memory.admit(row)
-        anew = {row.key for row in fresh if row.key in retracted}
-        if anew:
-            await self._refold(anew)
+        if fresh:  # a reorg may have taken it and given it back, now or long ago
+            await self._refold({row.key for row in fresh})
         for row in fresh:
             await self._welcome(row.key)
         for row in rows:

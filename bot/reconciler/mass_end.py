@@ -78,15 +78,19 @@ class MassEnd:
         log.warning("breaker.tripped", ends=trip.ends, active=trip.active)
         return records.add_alert(tx, rows.ALERT, trip.text, trip.at_ms)
 
-    async def release(self, source: Source, now: int) -> bool:
-        """What it held is decided as if it had never tripped. False if it hadn't."""
-        if self._memory.breaker.tripped_ms is None:
-            return False
-        self._memory.breaker.release(now)
-        self._memory.held.clear()
-        await self._writer(lambda tx: rows.note(tx, rows.RELEASED, source, now))
-        log.warning("breaker.released", by=source)
-        return True
+    async def release(self, source: Source, now: int, *, whole: bool = False) -> bool:
+        """What it held is decided as if it had never tripped. False if it hadn't.
+
+        `whole`: nor does what rests on evidence until now trip it, whether it had tripped or not.
+        """
+        tripped = self._memory.breaker.tripped_ms is not None
+        if tripped or whole:
+            self._memory.breaker.release(now)
+            self._memory.held.clear()
+            await self._writer(lambda tx: rows.note(tx, rows.RELEASED, source, now))
+        if tripped:
+            log.warning("breaker.released", by=source)
+        return tripped
 
     async def watch(self, now: int) -> tuple[str, int] | None:
         """To be called now and then: the alert to repeat, as (text, its number), if it is time."""

@@ -141,12 +141,15 @@ class Reconciler:
             await self._decisions.again(self.deadlines.pop_due(now), now)
 
     async def set_paused(self, paused: bool) -> None:
-        """Nothing is signed while paused; what was due meanwhile, or held by the breaker, is decided afterwards."""
+        """Nothing is signed while paused; what was due meanwhile, or held by the breaker, is decided afterwards.
+
+        All that fell due in a long pause comes at once then; an operator has seen to that, and it trips no breaker.
+        """
         async with self._turn:
             now = self.memory.now()
             self.conditions.paused = paused
             if not paused:
-                await self.mass_end.release(Source.OPERATOR, now)
+                await self.mass_end.release(Source.OPERATOR, now, whole=True)
             await self._decisions.again(list(self.memory.live), now)
 
     async def release(self) -> bool:

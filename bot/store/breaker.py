@@ -5,6 +5,7 @@ Its facts belong to no session: kind `breaker`, by the keeper or an operator, `p
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, NamedTuple
 
 from sqlmodel import Session, col, select
@@ -26,7 +27,8 @@ class Newest(NamedTuple):
 def note(session: Session, state: str, source: Source, at_ms: int, **more: Any) -> None:
     """Records that it tripped or was released."""
     hint = Hint(Kind.BREAKER, source, Trust.PROVEN, at_ms, payload={"state": state} | more)
-    fact_rows.add_facts(session, [(f"breaker:{state}:{at_ms}", hint, None)])
+    key = f"breaker:{state}:{at_ms}:{secrets.token_hex(4)}"  # resumed twice in a millisecond, or the clock was set back
+    fact_rows.add_facts(session, [(key, hint, None)])
 
 
 def newest(session: Session) -> Newest | None:

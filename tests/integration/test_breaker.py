@@ -198,6 +198,29 @@ async def test_held__paused_and_resumed__both_are_lifted(keeper: Keeper) -> None
     assert keeper.now == T0 + 200_000
 
 
+async def test_many_fell_due_in_a_long_pause__resumed__all_are_ended_at_once(keeper: Keeper) -> None:
+    """an operator has seen to that, and it trips no breaker"""
+    await keeper.reconciler.set_paused(True)
+    for number, key in enumerate(KEYS):
+        await reported(keeper, [key], 100 + 60 * number)
+    await keeper.at(1_800)
+    assert settled(keeper) == set()
+    await keeper.reconciler.set_paused(False)
+    assert settled(keeper) == set(KEYS)
+    assert alerts(keeper) == []
+
+
+async def test_resumed_after_a_pause__all_are_reported_later__trips_all_the_same(keeper: Keeper) -> None:
+    await keeper.reconciler.set_paused(True)
+    await keeper.at(90)
+    await keeper.reconciler.set_paused(False)
+    await keeper.restart()
+    await reported(keeper, KEYS)
+    await keeper.at(200)
+    assert settled(keeper) == set()
+    assert len(alerts(keeper)) == 1
+
+
 # What else holds ends: a pause, and a session's own failures --------------------------------------------------------
 
 

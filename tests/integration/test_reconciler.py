@@ -740,3 +740,18 @@ async def test_keep_deadlines__moved_again_while_one_rings__none_is_left_out(
         await asyncio.sleep(0)
     running.cancel()
     assert [line for line in caplog.messages if "skipped" in line] == []
+
+
+async def test_reorg__gives_a_session_back_only_later__what_was_said_of_it_counts(keeper: Keeper) -> None:
+    """a session touched by a reorg is read and folded anew"""
+    await keeper.say(keeper.hint(Kind.ENDED))
+    before = keeper.session()
+    taken = await keeper.reorg(0)
+    await keeper.reconciler.chain_changed(started=[], ended=[], retracted=taken)
+    assert keeper.reconciler.about(KEY) is None
+    await keeper.at(2)
+    await keeper.start(KEY)
+    assert keeper.session().ended_hint == before.ended_hint
+    assert keeper.reconciler.rooms_of(KEY) == ["req_1"]
+    await keeper.at(100)
+    assert [key for _, key in keeper.effects.settles] == [KEY]
