@@ -752,6 +752,6 @@ async def test_reorg__gives_a_session_back_only_later__what_was_said_of_it_count
     await keeper.at(2)
     await keeper.start(KEY)
     assert keeper.session().ended_hint == before.ended_hint
-    assert keeper.reconciler.rooms_of(KEY) == ["req_1"]
+    assert list(keeper.reconciler.rooms_of(KEY)) == ["req_1"]
     await keeper.at(100)
     assert [key for _, key in keeper.effects.settles] == [KEY]
