@@ -229,3 +229,32 @@ def test_run__postgresql_stopped_and_started__goes_on_and_is_still_the_only_one(
             assert daemon.poll() is None, (tmp_path / "log").read_text()[-3000:]
             with running(tmp_path, "run", **named) as second:
                 assert second.wait(40) == 2
+
+
+# Restoring -----------------------------------------------------------------------------------------------------------
+
+
+def test_restore__as_the_guide_says__is_the_chain_again_and_signs_nothing_twice(world: World, tmp_path: Path) -> None:
+    """docs/backup.md, step by step: what was settled after the copy was made is read from the chain."""
+    named = settings(world, tmp_path, BACKEND_PRIVATE_KEY=OWNER_KEY, BACKUP_EVERY_H=0)
+    for number in range(2):
+        world.start(number, number)
+    with running(tmp_path, "run", **named) as daemon:
+        until(lambda: "http.listening" in (tmp_path / "log").read_text())
+        assert inside(tmp_path, "settle", "1", "--yes", "--wait", **named).code == 0
+        assert inside(tmp_path, "db", "backup", "backups/keeper.db", **named).code == 0
+        assert inside(tmp_path, "settle", "2", "--yes", "--wait", **named).code == 0
+        daemon.terminate()
+        assert daemon.wait(15) == 0
+    checks = inside(tmp_path, "doctor", "--json", **named).json()["checks"]
+    assert [check["value"] for check in checks if check["name"] == "nonce"][0].endswith("none waits")
+    for left in tmp_path.glob("keeper.db-*"):
+        left.unlink()
+    (tmp_path / "backups" / "keeper.db").replace(tmp_path / "keeper.db")
+    assert inside(tmp_path, "db", "check", **named).code == 0
+    (tmp_path / "log").unlink()
+    with running(tmp_path, "run", **named):
+        until(lambda: "http.listening" in (tmp_path / "log").read_text())
+        until(lambda: len(inside(tmp_path, "settlements", "--json", **named).json()) == 2)
+        assert inside(tmp_path, "audit", **named).code == 0
+        assert [row["sessions"] for row in inside(tmp_path, "txs", "--json", **named).json()] == [[1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,14 @@ COMMAND = re.compile(r"langdao-keeper[ \t]+([a-z][a-z-]*)([^\n`#]*)")
 OPTION = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
 MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
 SETTING = re.compile(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b")
-# Other programs' names, and those of the contract.
-NOT_OURS = {"BACKEND_URL", "XDG_STATE_HOME", "PYUSD_TOKEN"}
+GIVEN = re.compile(r"(?:^|[\s\"`])([A-Z][A-Z0-9_]+)[=:](?!:)", re.MULTILINE)
+SETTINGS = {name.upper() for name in Settings.model_fields}
+UNITS = sorted(path.name for path in (CHECKOUT / "deploy/systemd").iterdir())
+# Other programs' names, those of the contract, of the scripts, and of make.
+NOT_OURS = {
+    "BACKEND_URL", "XDG_STATE_HOME", "PYUSD_TOKEN", "PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "UTC",
+    "OWNER_PRIVATE_KEY", "KEEPER_PRIVATE_KEY", "DEPLOYER_PRIVATE_KEY", "SEED", "COUNT", "MINUTES", "LESSONS", "NAME",
+}  # fmt: skip
 
 documents = pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 
@@ -83,6 +90,23 @@ def test_commands__exist_with_their_options(path: Path) -> None:
         assert set(OPTION.findall(options)) <= known, f"langdao-keeper {name}{options}"
 
 
+# What stands for something of the reader's.
+PLACEHOLDERS = {"ID": "5", "…": "", "FILE": "file"}
+
+
+@documents
+def test_commands__are_taken_as_they_stand(path: Path) -> None:
+    """Arguments too: a line of the guide can be pasted."""
+    context = click.Context(root)
+    for name, rest in COMMAND.findall(code_in(path.read_text())):
+        line = re.split(r"[|;&)]| {3}|→", rest)[0]
+        arguments = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)]
+        command = root.get_command(context, name)
+        assert command is not None
+        if arguments:  # a name by itself speaks of the command
+            command.make_context(name, [word for word in arguments if word], parent=context).close()
+
+
 @documents
 def test_make_targets__exist(path: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
@@ -91,9 +115,20 @@ def test_make_targets__exist(path: Path) -> None:
 
 @documents
 def test_settings__exist(path: Path) -> None:
-    named = set(SETTING.findall(path.read_text())) - NOT_OURS
-    ours = {name.upper() for name in Settings.model_fields}
-    assert named - ours == set()
+    text = path.read_text()
+    named = set(SETTING.findall(text)) | set(GIVEN.findall(code_in(text)))
+    assert named - NOT_OURS - SETTINGS == set()
+
+
+@pytest.mark.parametrize("path", ["Dockerfile", "compose.yaml", *(f"deploy/systemd/{one}" for one in UNITS)])
+def test_deploy__settings_that_it_gives__exist(path: str) -> None:
+    named = set(GIVEN.findall((CHECKOUT / path).read_text()))
+    assert named - NOT_OURS - SETTINGS == set()
+
+
+@documents
+def test_alerts__named_anywhere__exist(path: Path) -> None:
+    assert set(re.findall(r"`(alert\.[a-z-]+)`", path.read_text())) <= set(ALERTS)
 
 
 def test_alerts_md__has_a_section_for_every_alert() -> None:
