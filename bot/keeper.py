@@ -363,6 +363,7 @@ class Keeper:
             "signing": sender.mode if sender else None,
             "in_flight": sender.in_flight if sender else 0,
             "balance_wei": str(sender.balance_wei) if sender and sender.balance_wei is not None else None,
+            "gas_budget_wei": str(round(self._settings.daily_gas_budget_eth * 10**18)) if sender else None,
             **self.hearing.state(),
         }
 

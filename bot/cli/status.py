@@ -96,7 +96,7 @@ def render(data: dict[str, Any], *, shown: int = SHOWN, settled: int = SHOWN) ->
     from bot.cli.sessions import session_table
     from bot.cli.settlements import settlement_table
     from bot.cli.txs import tx_table
-    from bot.ops.status import urgent_first
+    from bot.ops.status import by_reason, urgent_first
     from bot.ops.words import amount, count, moment
 
     now = data["now_ms"]
@@ -118,7 +118,7 @@ def render(data: dict[str, Any], *, shown: int = SHOWN, settled: int = SHOWN) ->
             for one in data["alerts"][:5]
         ]
     lines = urgent_first(data["sessions"])
-    parts += [Text(), Text(f"Sessions active on chain: {data['active']}", style="bold")]
+    parts += [Text(), Text(f"Sessions active on chain: {by_reason(data)}", style="bold")]
     if lines:
         parts.append(session_table(lines[:shown], now))
     if len(lines) > shown:
@@ -175,6 +175,9 @@ def _head_line(data: dict[str, Any]) -> RenderableType:
         line.append(f", {head['lag_blocks']} blocks behind", style="yellow")
     if data["balance_wei"] is not None:
         line.append(f", key holds {ether(int(data['balance_wei']))}")
+    if data["gas"]["budget_wei"] is not None:
+        spent, budget = int(data["gas"]["day_wei"]), int(data["gas"]["budget_wei"])
+        line.append(f", burnt {ether(spent)} of {ether(budget)} in 24 h", style="bold red" if spent >= budget else "")
     if abs(data["skew_ms"] or 0) >= 2_000:
         line.append(f", clocks differ by {data['skew_ms'] / 1000:+.1f} s", style="yellow")
     return line

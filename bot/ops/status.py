@@ -8,16 +8,18 @@ Doesn't promise the present second: the daemon writes its state every two second
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from bot.ops import overview
-from bot.store import queries
+from bot.store import queries, txs
 from bot.store.db import Database
 from bot.store.lock import holder
 
 SHOWN = 30  # of each list
 MOST_SESSIONS = 1_000
-ALERTS_FOR_MS = 24 * 3_600_000
+DAY_MS = 24 * 3_600_000
+ALERTS_FOR_MS = DAY_MS
 STALE_MS = 15_000  # of a state that is written every two seconds
 
 
@@ -44,6 +46,7 @@ def gather(database: Database, pid: int | None, now_ms: int, *, settled: int = 1
         alerts = queries.open_alerts(session, now_ms - ALERTS_FOR_MS, SHOWN)
         settlements = queries.settlements(session, limit=settled)
         rooms = queries.waiting_rooms(session)
+        burnt_wei = txs.spent_since(session, now_ms - DAY_MS)
     state = _state(meta.get("status"))
     return {
         "now_ms": now_ms,
@@ -71,6 +74,7 @@ def gather(database: Database, pid: int | None, now_ms: int, *, settled: int = 1
         "breaker": state.get("breaker"),
         "skew_ms": state.get("skew_ms"),
         "balance_wei": str(state["balance_wei"]) if state.get("balance_wei") is not None else None,
+        "gas": {"day_wei": str(burnt_wei), "budget_wei": state.get("gas_budget_wei")},
         "active": active,
         "sessions": lines,
         "by_reason": _counted(lines),
@@ -85,6 +89,13 @@ def gather(database: Database, pid: int | None, now_ms: int, *, settled: int = 1
 def urgent_first(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is due first comes first; what only runs comes last."""
     return sorted(lines, key=lambda line: (not line["over"], line["due_ms"] or 2**62, line["session_id"]))
+
+
+def by_reason(data: Mapping[str, Any]) -> str:
+    """`5 (3 running, 2 silence)`: how many sessions are active, and by which rule the keeper waits for each."""
+    counted = sorted(data["by_reason"].items(), key=lambda item: (-item[1], item[0]))
+    said = ", ".join(f"{number} {name}" for name, number in counted)
+    return f"{data['active']} ({said})" if said else str(data["active"])
 
 
 def _state(text: str | None) -> dict[str, Any]:

@@ -97,6 +97,23 @@ def test_status__no_keeper_runs__says_so(one: Record, tmp_path: Path) -> None:
     assert "not running" in on(one, tmp_path, "status").out
 
 
+def test_status__gas_was_burnt__is_told_beside_the_budget_and_sessions_by_rule(one: Record, tmp_path: Path) -> None:
+    key = SessionKey(4, *people(one))
+    burnt = {
+        "gas_cost": str(3 * 10**15),
+        "mined_ms": round(time.time() * 1000),
+        "stored_ms": 1,
+        "hash": "0x" + "77" * 32,
+    }
+    one.tx(key, "confirmed", nonce=99, **burnt)
+    one.status(gas_budget_wei=str(2 * 10**17))
+    data = on(one, tmp_path, "status", "--json").json()
+    assert data["gas"] == {"day_wei": str(3 * 10**15), "budget_wei": str(2 * 10**17)}
+    said = on(one, tmp_path, "status").out
+    assert "burnt 0.003 ETH of 0.2 ETH in 24 h" in said
+    assert "Sessions active on chain: 1 (1 ended)" in said
+
+
 def test_status__keeper_runs__has_its_pid_and_mode(one: Record, tmp_path: Path) -> None:
     one.status(mode="watching", signing="guarded", updated_ms=round(time.time() * 1000))
     with daemon_of(one):

@@ -247,7 +247,7 @@ def test_restore__as_the_guide_says__is_the_chain_again_and_signs_nothing_twice(
         daemon.terminate()
         assert daemon.wait(15) == 0
     checks = inside(tmp_path, "doctor", "--json", **named).json()["checks"]
-    assert [check["value"] for check in checks if check["name"] == "nonce"][0].endswith("none waits")
+    assert next(check["value"] for check in checks if check["name"] == "nonce").endswith("none waits")
     for left in tmp_path.glob("keeper.db-*"):
         left.unlink()
     (tmp_path / "backups" / "keeper.db").replace(tmp_path / "keeper.db")
