@@ -116,6 +116,7 @@ def test_key_source__one_given__is_that_one(settings: dict[str, Any], source: st
     ],
 )
 def test_key_source__several_or_half_a_one__is_refused(settings: dict[str, Any], said: str) -> None:
+    """`open_signer` gives the one signer that is configured, or None when none is"""
     with pytest.raises(Misconfigured, match=said):
         of(**settings).key_source()
 
@@ -195,7 +196,8 @@ SPOILT: list[tuple[Callable[[Path, Path], None], str]] = [
 def test_keystore__something_wrong__is_one_line_without_a_secret(
     spoil: Callable[[Path, Path], None], said: str, tmp_path: Path
 ) -> None:
-    """ "one line that names the setting and the file; the password and the key are in no message"."""
+    """ "one line that names the setting and the file; the password and the key are in no message". A file that others
+    can read or write is refused, as ssh does it."""
     paths = keystore(tmp_path)
     spoil(*paths.values())
     with pytest.raises(Misconfigured, match=said) as raised:
@@ -207,6 +209,7 @@ def test_keystore__something_wrong__is_one_line_without_a_secret(
 
 
 def test_run__wrong_password__exits_2_with_one_line(world: World, tmp_path: Path) -> None:
+    """what only a person can mend raises Misconfigured, one line, before anything is signed."""
     paths = keystore(tmp_path)
     spoil_password(*paths.values())
     done = inside(tmp_path, "run", **given(world, tmp_path, **paths))
@@ -318,6 +321,7 @@ def with_high_s(raw: str) -> str:
     ],
 )
 async def test_remote_signer__anything_else__is_refused(answer: Callable[[str], Any]) -> None:
+    """anything else raises `SignerFailed` and is never stored or sent."""
     signer = Web3Signer(OWNER_KEY, ANVIL_CHAIN)
     signer.instead = answer
     with pytest.raises(SignerFailed, match="what wasn't asked for"):
@@ -343,6 +347,7 @@ async def test_remote_signer__redirect__isnt_followed() -> None:
 
 
 async def test_remote_signer__out_of_reach_or_refusing__shows_no_path_and_no_password() -> None:
+    """Of the URL only scheme and host show."""
     remote = RemoteSigner(f"http://user:hunter22@127.0.0.1:{free_port()}/token0123456789", OWNER, timeout_s=2)
     with pytest.raises(SignerFailed) as raised:
         await remote.sign(TRANSACTION)

@@ -99,6 +99,8 @@ def test_probes__keeper_at_work__lives_is_ready_and_counts(open_site: Site) -> N
 
 
 def test_status_page__session_active__shows_it_with_its_cost_and_loads_nothing_from_elsewhere(open_site: Site) -> None:
+    """reading needs no token and changes nothing. The pages work without JavaScript, load nothing from elsewhere and
+    refresh themselves."""
     open_site.world.start(0, 0)
     page = until(lambda: found if 'href="/session/1"' in (found := open_site.ask("/")).text else None)
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
@@ -127,6 +129,8 @@ def test_act__without_the_token__is_refused_and_changes_nothing(open_site: Site)
 
 
 def test_act__form_of_another_site__is_refused(open_site: Site) -> None:
+    """A request that another site caused is refused. The token is … never stored in a browser: what the cookie holds
+    is a time until which it is good, sealed with the token."""
     entered = open_site.ask("/operator", {"token": TOKEN})
     cookie = entered.headers["Set-Cookie"]
     assert entered.code == 303
@@ -149,6 +153,8 @@ def test_act__pause_and_resume_with_the_cookie__take_effect_and_show(open_site: 
 
 
 def test_act__settle_with_a_bearer_token__ends_the_session_on_chain(open_site: Site) -> None:
+    """comes from a page of ours or with a bearer token, and goes the way of the command line: through the daemon's
+    inbox, so that it is recorded."""
     open_site.world.start(1, 1)
     number = open_site.world.counter()
     until(lambda: f'href="/session/{number}"' in open_site.ask("/").text)
@@ -253,6 +259,7 @@ def reasons(one: Site) -> set[str]:
 
 @pytest.mark.provokes("ready.not-at-head")
 def test_ready__read_only_without_a_token_and_node_gone__says_not_at_head(tmp_path: Path) -> None:
+    """without a token nobody may."""
     with site(tmp_path) as one:
         until(lambda: reasons(one) == set())
         assert one.ask("/act/pause", {}).json()["reason"] == "read-only"

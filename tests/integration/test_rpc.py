@@ -142,7 +142,8 @@ async def test_call__node_answers_with_an_error__raises_it_without_asking_anothe
     ids=["429", "500", "502", "404", "cut", "text", "other-id", "empty", "list", "other-json", "rate-limit"],
 )
 async def test_call__first_endpoint_is_no_use__the_second_answers(bad: Any) -> None:
-    """Quotes: "a call is answered by the most preferred endpoint that can"."""
+    """Quotes: "a call is answered by the most preferred endpoint that can". An answer to another question, half an
+    answer or garbage is no answer."""
     first, second = Double(bad), Double(good("0x2"))
     async with asking(first, second) as rpc:
         assert await rpc.call("eth_chainId") == "0x2"
@@ -150,6 +151,7 @@ async def test_call__first_endpoint_is_no_use__the_second_answers(bad: Any) -> N
 
 
 async def test_call__endpoint_failed__is_left_alone_for_a_while_then_preferred_again() -> None:
+    """A failing endpoint is left alone for a while"""
     first, second = Double(status(500), good("0x1")), Double(good("0x2"))
     async with asking(first, second) as rpc:
         assert [await rpc.call("eth_chainId") for _ in range(3)] == ["0x2"] * 3
@@ -174,6 +176,7 @@ async def test_call__nothing_listens__raises_unreachable() -> None:
 
 
 async def test_call__asked_again_and_again_while_failing__never_knocks_without_a_pause() -> None:
+    """when all of them are, a call waits for the first to be ready instead of knocking."""
     double = Double(status(500))
     async with asking(double) as rpc:
         until = time.monotonic() + 1.5

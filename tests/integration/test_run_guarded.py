@@ -65,6 +65,7 @@ def test_run__key_of_the_guards_keeper__hang_ups_are_ended_through_it_without_a_
 
 
 def test_run__guard_is_another_keepers__exits_2_in_one_line(shared: World, tmp_path: Path) -> None:
+    """a key that can end nothing is refused in one line that says why and what to do"""
     done = keeper(tmp_path, "run", **settings(shared, tmp_path, BACKEND_PRIVATE_KEY=STRANGER_KEY))
     assert done.code == 2
     one_line(
@@ -111,7 +112,8 @@ def test_doctor__owner_delegates_to_something_else__warns(shared: World, tmp_pat
 def test_run__killed_and_started_with_the_other_key__what_was_under_way_is_seen_through(
     world: World, tmp_path: Path
 ) -> None:
-    """Switching with transactions in flight is safe."""
+    """Switching with transactions in flight is safe. what is chosen is what the chain says now, not what it was at
+    the last start."""
     delegated = world.node.rpc("eth_getCode", world.owner, "latest")
     world.node.rpc("anvil_setCode", world.owner, "0x")
     base = settings(world, tmp_path, **POLICY)

@@ -158,7 +158,8 @@ async def test_settle__daily_budget_used_up__refused(bench: Bench) -> None:
 
 @pytest.mark.provokes("alert.fee-cap")
 async def test_settle__fee_above_every_cap__bids_the_cap_and_waits(bench: Bench) -> None:
-    """It never pays more than its caps."""
+    """It never pays more than its caps. At its cap it waits, with an alert, as it does when the balance or the day's
+    budget is used up."""
     key = bench.lesson()
     bench.mining(False)
     bench.mine_dear(500 * GWEI)
@@ -193,7 +194,8 @@ async def test_settle__not_mined_for_some_blocks__replaced_at_its_nonce_by_an_ei
 
 
 async def test_unmined__tutor_in_the_next_lesson__retracted_at_its_nonce(bench: Bench) -> None:
-    """as soon as its session is no longer the active one it is *retracted* (its nonce used for nothing)"""
+    """as soon as its session is no longer the active one it is *retracted* (its nonce used for nothing). … Each head
+    is a look."""
     key = await unmined(bench)
     tutor, following = bench.world.tutors[0], bench.world.students[1]
     bench.pay(key.student, "endSession(address)", tutor)

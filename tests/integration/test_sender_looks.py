@@ -66,7 +66,8 @@ async def test_expect__then_asked_for_at_the_same_head__one_look_serves(bench: B
 
 
 async def test_expect__over_at_the_next_head__looked_at_anew_and_nothing_is_sent(bench: Bench) -> None:
-    """it serves for the same block only, and not for long"""
+    """it serves for the same block only, and not for long. … A signature rests on one look at the head (`look`), and
+    on nothing older."""
     key = bench.lesson()
     asked = Asked()
     async with proxied(bench) as proxy:

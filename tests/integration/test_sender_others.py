@@ -146,7 +146,8 @@ async def test_reorg__deeper_than_confirmations__one_settlement_at_the_same_nonc
 
 
 async def test_reorg__brings_a_lost_one_back_beside_its_successor__only_one_goes_on(bench: Bench) -> None:
-    """of two unmined settlements of one session only the first goes on"""
+    """of two unmined settlements of one session only the first goes on. … If a reorg deeper than CONFIRMATIONS
+    brings one back, one of the two is retracted: if one brings it back, the second is retracted."""
     key = bench.lesson()
     bench.mining(False)
     before = bench.world.node.snapshot()
@@ -219,7 +220,8 @@ async def test_settle__what_is_under_way_would_use_the_balance_up__waits_for_it(
 
 
 async def test_unmined__the_days_budget_is_under_way__not_replaced_and_alert(bench: Bench) -> None:
-    """beyond the day's budget, no settlement is signed, be it new or in another's place"""
+    """beyond the day's budget, no settlement is signed, be it new or in another's place. … Retractions are never
+    refused"""
     key = bench.lesson()
     bench.mining(False)
     bench.settle(key)

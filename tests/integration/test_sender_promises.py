@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 
 from bot.chain import codec
 from bot.chain.fees import GWEI
 from bot.domain.urgency import Urgency
+from bot.store import txs
 from tests.support.anvil import CallFailed, World, langdao
 from tests.support.sender import HIGH_FEE, Bench, benched, foreign, proxied, unmined
 from tests.support.servers import until
@@ -207,3 +209,19 @@ async def test_unmined__known_to_the_node__isnt_looked_up_again_until_it_is_old(
         assert (heads, looked_up) == (3, 1)
         await kept_blocks(bench, 1, say)
         assert (heads, looked_up) == (4, 2)
+
+
+async def test_txs__database_fails_in_a_step__neither_the_state_nor_its_fact_is_stored(bench: Bench) -> None:
+    """a change of state and its fact are one transaction; what is read back is what was signed"""
+    await unmined(bench)
+    signed = bench.txs()[0]
+    [tx] = await bench.writer(lambda session: txs.live(session, signed.sender))
+    assert (tx.hash, tx.raw, tx.nonce, tx.max_fee) == (signed.hash, signed.raw, signed.nonce, int(signed.max_fee))
+    assert bench.world.node.rpc("eth_getTransactionByHash", tx.hash)["nonce"] == hex(tx.nonce)
+    broken = "CREATE TRIGGER broken BEFORE INSERT ON facts BEGIN SELECT RAISE(ABORT, 'the disk is gone'); END"
+    await bench.writer(lambda session: session.connection().exec_driver_sql(broken))
+    with pytest.raises(IntegrityError):
+        await bench.writer(lambda session: txs.take(session, [txs.Step(tx, txs.LOST, {"state": txs.LOST})], 1))
+    await bench.writer(lambda session: session.connection().exec_driver_sql("DROP TRIGGER broken"))
+    assert bench.txs()[0].state == "sent"
+    assert "lost" not in bench.steps(tx.hash)

@@ -21,6 +21,8 @@ def flipped(code: bytes, at: int) -> bytes:
 
 @pytest.mark.parametrize("at", [0, 500, -64, -32], ids=["first", "middle", "before keeper", "before langdao"])
 def test_immutables_of__one_other_bit__is_no_guard(at: int) -> None:
+    """a guard is one only if its code is the guard's, byte for byte, with the keeper and the LangDAO that it was
+    made for."""
     code = runtime_code(KEEPER, LANGDAO)
     assert immutables_of(flipped(code, at % len(code))) is None
 
@@ -31,6 +33,7 @@ def test_immutables_of__anything_else__is_no_guard(code: bytes) -> None:
 
 
 def test_delegate_of__a_delegated_account() -> None:
+    """`delegate_of` reads an account's code."""
     assert delegate_of(delegation_code(LANGDAO)) == LANGDAO
 
 

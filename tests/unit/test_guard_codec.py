@@ -34,12 +34,14 @@ keys = st.builds(SessionKey, st.integers(0, 2**256 - 1), addresses, addresses)
 
 @given(st.lists(keys, max_size=5))
 def test_settle__any_items__as_eth_abi_encodes_them(asked: list[SessionKey]) -> None:
+    """`settle` is encoded byte for byte as eth_abi does"""
     items = [(key.tutor, key.session_id, key.student) for key in asked]
     body = encode(["(address,uint256,address)[]"], [items]).hex()
     assert guard_codec.settle(asked) == guard_codec.SETTLE + body
 
 
 def test_literals__are_the_abis() -> None:
+    """Selector, topics and gas are literals, which tests compare with the ABI and the source."""
     abi = json.loads((files("bot.chain") / "abi" / "SettlementGuard.json").read_text())
     topics = {
         one["name"]: "0x" + keccak(text=f"{one['name']}({','.join(i['type'] for i in one['inputs'])})").hex()
@@ -90,6 +92,15 @@ def test_most_within__any_limit__that_many_fit_and_one_more_does_not(each: int) 
         assert most == guard_codec.MAX_ITEMS or guard_codec.gas_limit(most + 1, each) > limit
 
 
+@pytest.mark.parametrize("each", [300_000, 456_350, 10_000_000])
+def test_gas_limit__all_before_it_burn_their_share__the_last_one_finds_what_the_guard_asks_for(each: int) -> None:
+    """Each item may burn GAS_LIMIT, and the last one still finds the gas that the guard asks for."""
+    for count in range(1, guard_codec.MAX_ITEMS + 1):
+        left = guard_codec.gas_limit(count, each) - guard_codec.ENTRY_GAS - count * guard_codec.ITEM_DATA_GAS
+        assert left - (count - 1) * each >= guard_codec.GAS_NEEDED
+    assert guard_codec.gas_limit(0, each) == 0
+
+
 # What a receipt says of each item ------------------------------------------------------------------------------------
 
 
@@ -109,13 +120,15 @@ def outcomes(said: dict[str, object], *numbers: int) -> list[tuple[str, str | No
 
 
 def test_what_came__stopped_for_want_of_gas__that_one_and_all_behind_it_are_deferred() -> None:
+    """Where some burn the guard's whole cap, those that the gas doesn't reach are decided anew."""
     gas = (ACCOUNT, guard_codec.SKIPPED, 2, f"0x{guard_codec.TOO_LITTLE_GAS:064x}")
     said = outcomes(receipt((ACCOUNT, guard_codec.SKIPPED, 1, f"0x{1:064x}"), gas), 1, 2, 3)
     assert [outcome for outcome, _ in said] == ["over", "deferred", "deferred"]
 
 
 def test_what_came__settled_without_session_ended__failed() -> None:
-    """`Settled` proves no end: LangDAO's own SessionEnded does."""
+    """`Settled` proves no end: LangDAO's own SessionEnded does. What the guard says of an item explains why there
+    was no end, and proves none."""
     assert outcomes(receipt((ACCOUNT, guard_codec.SETTLED, 1, "0x")), 1) == [("failed", UNPROVEN)]
 
 

@@ -64,6 +64,7 @@ def test_configure__pretty__text_with_the_values(out: io.StringIO) -> None:
 
 
 def test_configure__library_logs__same_way_and_quieter(out: io.StringIO) -> None:
+    """every line of ours and of the libraries goes the same way"""
     configure(stream=out)
     logging.getLogger("uvicorn.error").info("started")
     logging.getLogger("apscheduler.executors").warning("packet %s", "lost")
@@ -90,6 +91,8 @@ def test_configure__level_of_the_settings__less_severe_events_are_silent(out: io
     [KEY, "0x" + KEY, KEY.upper(), RPC, "hunter22", "0123456789abcdef0123", "apikey=zyxwvu", "token-of-the-gateway"],
 )
 def test_redact__secret_in_a_value__is_taken_out(out: io.StringIO, settings: Settings, said: str) -> None:
+    """before a line leaves, the values of the secret settings, and of URLs everything but scheme and host, are taken
+    out of it, whoever put them there"""
     configure(settings, stream=out)
     structlog.get_logger("keeper").error("failed", error=f"while asking {said}: refused")
     text = out.getvalue()

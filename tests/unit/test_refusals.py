@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from eth_abi import encode
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bot.chain.errors import RpcError, Unreachable
 from bot.chain.refusals import Refusal, classify, revert_reason, reverted
@@ -157,8 +161,16 @@ REVERTS = (
 
 @pytest.mark.parametrize(("error", "reason"), [row[1:] for row in REVERTS], ids=[row[0] for row in REVERTS])
 def test_revert_reason__failed_call__its_reason_or_nothing(error: RpcError, reason: str) -> None:
+    """`revert_reason` reads the reason of a failed call, '' for empty revert data."""
     assert reverted(error)
     assert revert_reason(error) == reason
+
+
+@given(st.integers(), st.none() | st.text() | st.integers() | st.lists(st.text()), st.none() | st.text())
+def test_classify__any_error__is_some_refusal(code: int, message: Any, data: Any) -> None:
+    """`classify` never raises"""
+    assert classify(RpcError(code, message, data)) in Refusal
+    assert isinstance(revert_reason(RpcError(code, message, data)), str)
 
 
 @pytest.mark.parametrize(
