@@ -14,6 +14,7 @@ import asyncio
 import functools
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from bot.cli import main
 from bot.reconciler.decisions import Decisions
 from bot.store.db import Database, Writer
 
-FRAMES = slice(16, 20)  # of the index of the write-ahead log: how many pages stand in it
+FRAMES_AT = 16  # in the index of the write-ahead log: how many pages stand in it
 
 # What is called, and what the steps before and after it are called; "" for none.
 STEPS: tuple[tuple[Any, str, str, str], ...] = (
@@ -140,7 +141,13 @@ class Stages:
 def _frames(database: Database) -> int:
     """Less than before where the log was begun anew."""
     index = Path(f"{database.path}-shm")
-    return int.from_bytes(index.read_bytes()[FRAMES], sys.byteorder) if index.exists() else 0
+    return int.from_bytes(os.pread(_opened(index), 4, FRAMES_AT), sys.byteorder) if index.exists() else 0
+
+
+@functools.cache
+def _opened(index: Path) -> int:
+    """Never closed: that would take SQLite's locks on this file away, which are the whole process's."""
+    return os.open(index, os.O_RDONLY)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,10 @@ class Decisions:
         trip = self._mass.notice(((key, decision) for key, _, decision, _ in news), now)
         if trip is not None:
             news = self._anew(news, now)
+        if ends := [key for key, _, decision, _ in news if decision.action is Action.END]:
+            await self._effects.expect(ends)
         self.on_deadline()
         if news:
-            if ends := [key for key, _, decision, _ in news if decision.action is Action.END]:
-                await self._effects.expect(ends)
 
             def change(tx: Any) -> Any:
                 told = self._mass.store(tx, trip) if trip is not None else None
