@@ -336,6 +336,21 @@ async def test_settle_all__several_and_one_that_is_over__expected_together_then_
     assert [key for _, key in keeper.effects.settles] == [KEY, other]
 
 
+async def test_settle__about_to_be_stored__looked_at_before_and_asked_for_after(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Returns at once, or as soon as the chain was asked: it works on its answer while the decision is stored."""
+    stored: list[int] = []
+
+    async def expect(_: Any) -> None:
+        stored.append(len(keeper.rows(ActionRow)))
+
+    monkeypatch.setattr(keeper.effects, "expect", expect)
+    await keeper.reconciler.settle(1, {})
+    assert stored == [0]
+    assert [key for _, key in keeper.effects.settles] == [KEY]
+
+
 @pytest.mark.parametrize(("outcome", "pause_s"), [("over", 3), ("lost", 3), ("refused", 30)])
 async def test_outcome__nothing_changed__tried_again_after_a_pause(
     keeper: Keeper, outcome: str, pause_s: float

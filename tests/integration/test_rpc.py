@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from bot.chain.errors import RpcError, TooHeavy, Unreachable
-from bot.chain.rpc import Rpc
+from bot.chain.rpc import Rpc, leaving
 from tests.support.anvil import anvil
 from tests.support.servers import free_port
 
@@ -330,3 +332,59 @@ async def test_subscribe_heads__http_alone__ends_at_once() -> None:
     rpc = Rpc(["http://127.0.0.1:1"])
     assert [head async for head in rpc.subscribe_heads()] == []
     assert not rpc.pushes
+
+
+# Leaving -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hearing_by_itself() -> Iterator[tuple[str, threading.Event]]:
+    """A node in a thread of its own: it hears also while our loop stands still."""
+    heard = threading.Event()
+
+    class Node(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            heard.set()
+            reply = json.dumps(good()(body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Node)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", heard
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda rpc: rpc.batch([("eth_call", ()), ("eth_call", ())]),
+        lambda rpc: rpc.on_each("eth_sendRawTransaction", ("0x",)),
+    ],
+)
+async def test_leaving__a_task_was_made_for_a_call__the_node_has_it_though_the_loop_stands_still(
+    ask: Callable[[Rpc], Awaitable[Any]],
+) -> None:
+    """Lets the loop turn until a call that a task was just made for has left, if there is a connection."""
+    with hearing_by_itself() as (url, heard):
+        rpc = Rpc([url])
+        await rpc.call("eth_chainId")
+        heard.clear()
+        asked = asyncio.ensure_future(ask(rpc))
+        await leaving()
+        assert heard.wait(10)  # on purpose without letting the loop go on
+        await asked
+        await rpc.close()
