@@ -124,18 +124,20 @@ class Stages:
         Rpc.on_each = on_each  # type: ignore[method-assign]
 
     def _commits(self) -> None:
-        was = Database.write
+        for name, kind in (("write", "commit"), ("write_by_driver", "durable commit")):
+            self._commit(name, getattr(Database, name), kind)
 
+    def _commit(self, name: str, was: Any, kind: str) -> None:
         @contextmanager
-        def write(database: Database, *, durable: bool = False) -> Iterator[Any]:
+        def write(database: Database, **named: Any) -> Iterator[Any]:
             before = _frames(database)
-            with was(database, durable=durable) as session:
-                yield session
-                self.note("the durable commit begins" if durable else "the commit begins")
-            self.note("committed durably" if durable else "committed")
+            with was(database, **named) as given:
+                yield given
+                self.note(f"the {kind} begins")
+            self.note(f"the {kind} ends")
             self._pages.append(_frames(database) - before)
 
-        Database.write = write  # type: ignore[method-assign]
+        setattr(Database, name, write)
 
 
 def _frames(database: Database) -> int:

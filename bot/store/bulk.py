@@ -8,12 +8,15 @@ values, and runs on PostgreSQL too. Each function is part of its caller's transa
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
+
+Driver = Connection | sqlite3.Connection  # SQLAlchemy's way to the driver, or the driver
 
 # Rows of one statement. SQLite works on a statement without Python's lock: the larger it is, the more of the next page
 # is decoded meanwhile, up to the 32,766 values that it takes.
@@ -46,10 +49,14 @@ def _statement(into: str, width: int, rows: int) -> str:
     return f"{into}{', '.join([one] * rows)} ON CONFLICT DO NOTHING"
 
 
-def many(connection: Connection, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+def many(connection: Driver, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
     """Runs `sql` for each of the rows."""
     rows = rows if isinstance(rows, list) else list(rows)
-    if rows:
+    if not rows:
+        return
+    if isinstance(connection, sqlite3.Connection):
+        connection.executemany(sql, rows)
+    else:
         connection.exec_driver_sql(_dialect(connection, sql), rows)
 
 

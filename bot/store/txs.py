@@ -85,9 +85,8 @@ class Step:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def add(session: Session, signed: Sequence[Tx]) -> None:
+def add(into: bulk.Driver, signed: Sequence[Tx]) -> None:
     """Stores transactions that were just signed."""
-    into = session.connection()  # not by the ORM: somebody's lesson waits for this
     rows = [
         (
             *(tx.hash, tx.nonce, tx.sender, tx.kind, tx.raw, tx.gas, str(tx.max_fee), str(tx.tip)),
@@ -101,7 +100,7 @@ def add(session: Session, signed: Sequence[Tx]) -> None:
         _ADD_ITEM,
         [(tx.hash, at, str(item.key), item.action_id) for tx in signed for at, item in enumerate(tx.items)],
     )
-    _add_facts(session, [(tx, STORED, tx.stored_ms, {}) for tx in signed])
+    _add_facts(into, [(tx, STORED, tx.stored_ms, {}) for tx in signed])
 
 
 def take(session: Session, steps: Iterable[Step], at_ms: int) -> None:
@@ -110,10 +109,11 @@ def take(session: Session, steps: Iterable[Step], at_ms: int) -> None:
     for step in steps:
         if step.values:
             session.execute(update(TxRow).where(col(TxRow.hash) == step.tx.hash).values(**step.values))
-    _add_facts(session, [(step.tx, step.name, at_ms, step.values) for step in steps if step.name is not None])
+    told = [(step.tx, step.name, at_ms, step.values) for step in steps if step.name is not None]
+    _add_facts(session.connection(), told)
 
 
-def _add_facts(session: Session, steps: Sequence[tuple[Tx, str | None, int, dict[str, Any]]]) -> None:
+def _add_facts(into: bulk.Driver, steps: Sequence[tuple[Tx, str | None, int, dict[str, Any]]]) -> None:
     rows = [
         (
             f"tx:{tx.hash}:{name}:{uuid.uuid4().hex}",
@@ -124,7 +124,7 @@ def _add_facts(session: Session, steps: Sequence[tuple[Tx, str | None, int, dict
         for tx, name, at_ms, values in steps
         for key in _about(tx)
     ]
-    bulk.many(session.connection(), _ADD_FACT, rows)
+    bulk.many(into, _ADD_FACT, rows)
 
 
 def _said(tx: Tx, name: str | None, values: dict[str, Any]) -> str:

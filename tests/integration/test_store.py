@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from bot.domain import linking
 from bot.domain.facts import Beats, SessionKey, Source
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
-from bot.store import chain_reorg, chain_rows, chain_step, doubt, identity, records, room_rows
+from bot.store import bulk, chain_reorg, chain_rows, chain_step, doubt, identity, records, room_rows
 from bot.store.chain_rows import BlockRow, End, Finality, LogRow, Reorg, Rows, Start
 from bot.store.chain_step import Step
 from bot.store.db import Database, Writer, reachable
@@ -187,6 +188,64 @@ async def test_writer__durable_call_while_others_wait__goes_before_them(database
     await asyncio.gather(*calls, return_exceptions=True)
     assert order == ["first", "durable", "second"]
     writer.close()
+
+
+async def test_rows__an_error_in_the_middle__leaves_the_database_as_it_was_and_goes_on(database: Database) -> None:
+    """each in full or not at all"""
+    writer = Writer(database)
+
+    def put(value: str) -> Callable[[bulk.Driver], None]:
+        def change(into: bulk.Driver) -> None:
+            bulk.many(into, "INSERT INTO meta (name, value) VALUES (?, ?)", [("a", value)])
+            if value == "bad":
+                raise ZeroDivisionError
+
+        return change
+
+    with pytest.raises(ZeroDivisionError):
+        await writer.rows(put("bad"))
+    await writer.rows(put("good"))
+    assert await writer(lambda session: identity.get(session, "a")) == "good"
+    writer.close()
+
+
+async def test_rows__sqlite__reaches_the_disk_before_the_call_returns(tmp_path: Path) -> None:
+    """A transaction asked for as `durable` has reached the disk when the call returns."""
+    database = Database(f"sqlite:///{tmp_path / 'keeper.db'}")
+    writer = Writer(database)
+
+    def level(into: bulk.Driver) -> Any:
+        assert isinstance(into, sqlite3.Connection)
+        return into.execute("PRAGMA synchronous").fetchone()
+
+    await writer(lambda _: None)  # which lowers its own connection's level
+    assert await writer.rows(level) == (2,)  # FULL
+    writer.close()
+    database.dispose()
+
+
+async def test_rows__disk_is_full_for_a_moment__waited_out_and_takes_effect_once(tmp_path: Path) -> None:
+    """A full or read-only disk, a lock or a server that is away are waited out"""
+    database = Database(f"sqlite:///{tmp_path / 'keeper.db'}")
+    upgrade(database)
+    writer, runs = Writer(database), itertools.count(1)
+    troubles: list[str | None] = []
+
+    def change(into: bulk.Driver) -> int:
+        run = next(runs)
+        troubles.append(writer.trouble)
+        if run == 1:
+            assert isinstance(into, sqlite3.Connection)
+            into.execute("PRAGMA max_page_count = 1")  # of this connection, which is given up
+        bulk.many(into, "INSERT INTO meta (name, value) VALUES (?, ?)", [("a", "x" * 100_000)])
+        return run
+
+    assert await writer.rows(change) == 2
+    assert (troubles, writer.trouble) == ([None, "the disk is full"], None)
+    with database.read() as session:
+        assert len(identity.get(session, "a") or "") == 100_000
+    writer.close()
+    database.dispose()
 
 
 async def test_writer__change_raises__gives_the_error_and_goes_on(database: Database) -> None:
