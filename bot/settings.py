@@ -286,9 +286,10 @@ class Settings(BaseSettings):
 
     _address = field_validator("contract_address", "remote_signer_address")(values.address)
     _key = field_validator("backend_private_key")(values.private_key)
-    _url = field_validator(
-        "rpc_url", "socket_url", "next_public_backend_url", "redis_url", "database_url", "backend_events_url"
-    )(values.url)
+    _node_urls = field_validator("rpc_url")(values.node_urls)
+    _url = field_validator("socket_url", "next_public_backend_url", "redis_url", "database_url", "backend_events_url")(
+        values.url
+    )
     _webhook_secret = field_validator("nudge_webhook_secret")(values.webhook_secret)
     _event_name = field_validator("nudge_event")(values.event_name)
     _token = field_validator("operator_token")(values.token)

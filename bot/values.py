@@ -82,6 +82,16 @@ def token(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def node_urls(value: SecretStr | None) -> SecretStr | None:
+    """Of nodes, separated by commas: http, https, ws or wss."""
+    if value is not None:
+        for part in value.get_secret_value().split(","):
+            pieces = urlsplit(part.strip())
+            if part.strip() and (pieces.scheme not in ("http", "https", "ws", "wss") or not pieces.netloc):
+                raise ValueError("is not a URL of a node (http://host..., https://, ws:// or wss://)")
+    return value
+
+
 def http_url(value: SecretStr | None) -> SecretStr | None:
     """http or https."""
     if value is not None:

@@ -19,7 +19,7 @@ from bot.chain.follower import follower as module
 from tests.support.anvil import World, langdao
 from tests.support.index import Index, assert_equals_a_fresh_index, index
 from tests.support.node_double import STUDENTS, TUTORS, NodeDouble
-from tests.support.proxy import Proxy, each_call
+from tests.support.proxy import DROP, Proxy, each_call
 
 Fault = Callable[[Any], Any]
 
@@ -31,7 +31,11 @@ def world() -> Iterator[World]:
 
 
 def dropped(_: Any) -> Any:
-    raise ConnectionResetError  # aiohttp answers 500 to that; `cut_off` is the other kind
+    return DROP
+
+
+def server_error(_: Any) -> Any:
+    return web.Response(status=500)
 
 
 async def cut_off(body: Any) -> web.StreamResponse:
@@ -74,6 +78,7 @@ async def very_slow(_: Any) -> None:
 FAULTS: dict[str, Fault] = {
     "dropped": dropped,
     "cut-off": cut_off,
+    "500": server_error,
     "half": half,
     "garbage": garbage,
     "html-502": html,

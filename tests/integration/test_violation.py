@@ -6,10 +6,7 @@ Quotes: "A violation of finality stops the follower at what it has and says so, 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from bot.store.db import Database
 from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
 from tests.support.anvil import World, langdao
 from tests.support.index import CHAIN_TABLES, index
-from tests.support.proxy import Proxy
+from tests.support.proxy import relay
 from tests.support.record import inside
 
 DEPTH = 90  # blocks; Anvil calls final what is 64 deep
@@ -90,27 +87,6 @@ def test_run__reorg_below_the_finalized_block__signs_nothing_alerts_and_goes_on_
             until(lambda: followed(tmp_path, afresh))
             asked_to_settle(tmp_path, afresh)
             until(lambda: not world.is_active(0))
-
-
-@contextmanager
-def relay(url: str) -> Iterator[Proxy]:
-    """A proxy in a thread of its own: the test itself waits for a daemon."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    proxy = Proxy(url)
-
-    def done(work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-    done(proxy.__aenter__())
-    try:
-        yield proxy
-    finally:
-        done(proxy.__aexit__(None, None, None))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def test_run__node_takes_back_final_blocks_and_comes_to_its_senses__settles_then_and_not_before(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import text
 from bot.chain.follower import Change, Follower
 from bot.chain.rpc import Rpc
 from bot.chain.start import identify
+from bot.domain.facts import SessionKey
 from bot.domain.identity import Identity
 from bot.store.db import Database, Writer
 from bot.store.schema import upgrade
@@ -89,3 +91,15 @@ async def assert_equals_a_fresh_index(one: Index, world: World, path: Path) -> N
         ours, theirs = one.chain(), fresh.chain()
     for table in CHAIN_TABLES:
         assert ours[table] == theirs[table], table
+
+
+def key(world: World, number: int, student: int = 0, tutor: int = 0) -> SessionKey:
+    """The session of this number between these two."""
+    return SessionKey(number, world.students[student], world.tutors[tutor])
+
+
+async def until(true: Callable[[], object], timeout_s: float) -> None:
+    """Waits for what a follower under way is to bring about."""
+    async with asyncio.timeout(timeout_s):
+        while not true():  # noqa: ASYNC110 (what is waited for is a row)
+            await asyncio.sleep(0.01)

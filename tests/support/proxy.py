@@ -5,18 +5,22 @@ Promises: it listens on loopback, and forwards what it isn't told to change, unc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from aiohttp import ClientSession, web
 
 Twist = Callable[[Any, Any], Any]
+DROP = object()  # instead of an answer: the connection ends, without a byte
 
 
 class Proxy:
-    """`before(body)` may answer instead of the node (JSON, or a response of its own); `after(body, reply)` change what
-    it answered.
+    """`before(body)` may answer instead of the node (JSON, a response of its own, or DROP); `after(body, reply)` change
+    what it answered.
     """
 
     def __init__(self, node_url: str) -> None:
@@ -46,6 +50,10 @@ class Proxy:
         reply = self.before(body)
         if hasattr(reply, "__await__"):
             reply = await reply
+        if reply is DROP:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         if reply is None:
             async with self._http.post(self.node_url, json=body) as answer:
                 reply = await answer.json()
@@ -64,3 +72,24 @@ def each_call(method: str, change: Twist) -> Twist:
         return change(body, reply) if body["method"] == method else reply
 
     return after
+
+
+@contextmanager
+def relay(url: str) -> Iterator[Proxy]:
+    """A proxy in a thread of its own, for a test that waits for another process."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    proxy = Proxy(url)
+
+    def done(work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    done(proxy.__aenter__())
+    try:
+        yield proxy
+    finally:
+        done(proxy.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
