@@ -224,7 +224,7 @@ class OperatorDesk:
         readings.logs = self._follower.logs_indexed
         readings.at_head = self._follower.at_head.is_set()
         readings.set_aside = len(reconciler.set_aside())
-        readings.rooms_waiting = sum(len(names) for names in reconciler.memory.book.waiting.values())
+        readings.rooms_waiting = reconciler.memory.book.waiting_rooms
         readings.feeds = {name: reconciler.feeds.up(name, now) for name in (SOCKET, WEBHOOK)} | {
             "redis": bool(self._mapping and self._mapping.up)
         }

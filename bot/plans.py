@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bot.domain.facts import SessionKey
@@ -49,9 +50,12 @@ class Plans:
         self._wake = asyncio.Event()
         self._anew = False
 
-    def touched(self, keys: Iterable[SessionKey]) -> None:
-        """These sessions were decided on, settled or taken back by a reorg."""
-        self._marked.update(dict.fromkeys(keys))
+    def touched(self, keys: Iterable[SessionKey], own: bool = True) -> None:
+        """These sessions were decided on, settled or taken back by a reorg.
+
+        `own` false: for no reason of theirs, but because a feed is back; then only what was told is told anew.
+        """
+        self._marked.update(dict.fromkeys(keys if own else (key for key in keys if key in self._told)))
         self._wake.set()
 
     def connected(self) -> None:
@@ -75,7 +79,7 @@ class Plans:
                 await self._tell_all(batch)
 
     async def _mark_all(self) -> None:
-        active = sorted((live.session.key for live in self._reconciler.active()), reverse=True)[:MAX_TOLD]
+        active = [live.session.key for live in islice(self._reconciler.active(), MAX_TOLD)]
         since_s = (self._clock() + self._reconciler.conditions.skew_ms) // 1000 - TOLD_AFTER_END_S
         rows = await self._writer(lambda tx: records.settled_since(tx, since_s, MAX_TOLD))
         ended = [SessionKey(*row) for row in rows]

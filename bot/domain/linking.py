@@ -70,6 +70,7 @@ class Book:
     newest_id: int = 0  # the highest id on chain, of a session that is over or not
     rooms: dict[str, Room] = field(default_factory=dict)
     waiting: dict[tuple[Address, Address], list[str]] = field(default_factory=dict)
+    waiting_rooms: int = 0  # how many those are
 
     def add(self, key: SessionKey, started_ms: int, *, active: bool = True) -> None:
         self.by_id[key.session_id] = Known(key, started_ms)
@@ -138,6 +139,7 @@ class Book:
             names = self.waiting.setdefault((room.student, room.tutor), [])
             if room.room not in names:
                 names.append(room.room)
+                self.waiting_rooms += 1
 
     def drop(self, room: Room) -> None:
         """Forgets a room."""
@@ -150,6 +152,7 @@ class Book:
             names = self.waiting.get((room.student, room.tutor), [])
             if room.room in names:
                 names.remove(room.room)
+                self.waiting_rooms -= 1
             if not names:
                 self.waiting.pop((room.student, room.tutor), None)
 

@@ -66,7 +66,7 @@ class Session:
     nudged: Mapping[str, int] = field(default_factory=lambda: _NONE)  # mark of a nudge or alert -> when it was given
     answerable: Mapping[str, int] = field(
         default_factory=lambda: _NONE
-    )  # mark of a delivered nudge that could be objected to
+    )  # marks of those delivered, with a way to object
     asked_ms: int = 0  # when a question was delivered
     attempts: int = 0  # of settling that failed
     set_aside: str | None = None  # why it isn't tried any more

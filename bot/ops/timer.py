@@ -1,4 +1,4 @@
-"""Time for the reconciler: APScheduler holds one job, the earliest deadline.
+"""Time for the reconciler: APScheduler holds one job, its next tick, which is mostly the earliest deadline.
 
 Promises: however late, no deadline is lost (no misfire time): late is when it matters most.
 """
@@ -18,7 +18,7 @@ RINGS = 1_000
 
 
 async def keep_deadlines(reconciler: Reconciler, clock_ms: Callable[[], int]) -> None:
-    """Calls `reconciler.tick` when its earliest deadline has come, until cancelled. Its errors end this."""
+    """Calls `reconciler.tick` when its time has come, until cancelled. Its errors end this."""
     scheduler = AsyncIOScheduler(timezone=UTC)
     due = asyncio.Event()
 
@@ -26,7 +26,7 @@ async def keep_deadlines(reconciler: Reconciler, clock_ms: Callable[[], int]) ->
         due.set()
 
     def reschedule() -> None:
-        earliest = reconciler.deadlines.earliest()
+        earliest = reconciler.next_tick_ms()
         job = scheduler.get_job(JOB)
         if earliest is None:
             if job is not None:

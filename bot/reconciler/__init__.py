@@ -4,6 +4,7 @@ reconciler.py   what others call, one turn at a time: hints, changes of the chai
 memory.py       what is in memory: sessions, rooms, heartbeats, balances, feeds, deadlines
 intake.py       taking hints: which room and session they are about, which are news, storing them
 mass_end.py     the mass-end breaker: what it counts, holds and tells
+sweep.py        looking at all sessions again, a few at a time
 decisions.py    deciding, storing what was decided, then carrying it out
 changes.py      following the chain: sessions that start, end, are retracted, are over for good
 settlements.py  adding to a settlement what only the keeper knows

@@ -52,7 +52,8 @@ class Decisions:
         self._writer = writer
         self._effects = effects
         self.on_deadline: Callable[[], None] = lambda: None  # the earliest deadline may have moved
-        self.on_decided: Callable[[Iterable[SessionKey]], None] = lambda _: None  # may lead to other plans for these
+        # May lead to other plans for these; `False` if they were looked at for no reason of their own.
+        self.on_decided: Callable[[Iterable[SessionKey], bool], None] = lambda _keys, _own: None
 
     async def again(self, keys: Iterable[SessionKey], now: int, *, quiet: bool = False) -> None:
         """Decides for these sessions; stores what is new, then carries it out.
@@ -87,7 +88,7 @@ class Decisions:
                 self._effects.alert(breaker_rows.ALERT, trip.text, None, told)
             for (key, live, decision, _), (action_id, alert_id, text) in zip(news, stored, strict=True):
                 self._carry_out(key, live, decision, action_id, alert_id, text, now)
-        self.on_decided(keys)
+        self.on_decided(keys, not quiet)
         if news:
             await asyncio.sleep(0)  # whoever was told begins before the log is written
             for key, _, decision, _ in news:
@@ -140,7 +141,10 @@ class Decisions:
                 give(live.session, str(decision.mark), now)
                 found.append((key, live, decision, pack(live.session, world)))
                 continue
-            (memory.held.add if held(decision) else memory.held.discard)(key)
+            if held(decision):
+                memory.held.add(key, live.session.rate or 0)
+            else:
+                memory.held.discard(key)
             decided = verdict(decision.action.value, decision.reason, _hold_of(decision))
             if quiet and decided[0] == live.decided[0] == Action.WAIT:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Intake:
         self._writer = writer
         self._recent: dict[bytes, int] = {}
         self._recorded: dict[bytes, int] = {}
+        self._process = secrets.token_hex(4)  # two starts may fall into one millisecond
         self._arrivals = itertools.count()
         self._joined: dict[str, SessionKey] = {}  # rooms joined since facts were last stored
 
@@ -195,7 +197,7 @@ class Intake:
         content = f"{hint.source}|{hint.kind}|{hint.room}|{hint.session_id}|{hint.role}|{hint.trust}|{said}"
         digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         # Equal content may arrive twice in a millisecond, and what a record dates back may be read twice.
-        return f"{digest}:{hint.received_ms}:{self._memory.born_ms}.{next(self._arrivals)}"
+        return f"{digest}:{hint.received_ms}:{self._process}.{next(self._arrivals)}"
 
     def _duplicate(self, fact_key: str, hint: Hint) -> bool:
         digest = fact_key.partition(":")[0].encode()

@@ -118,15 +118,14 @@ class MassEnd:
         """Its state: amounts in base units as text, times in epoch ms; the cost is that of holding."""
         memory = self._memory
         tripped_ms = memory.breaker.tripped_ms
-        held = [live for key in memory.held if (live := memory.live.get(key)) is not None]
-        rates = [live.session.rate or 0 for live in held]
-        cost = sum(bill.cost(rate, (tripped_ms or now) // 1000, now // 1000) for rate in rates)
+        rate = memory.held.rate
+        cost = bill.cost(rate, (tripped_ms or now) // 1000, now // 1000)
         return {
             "tripped_ms": tripped_ms,
             "until_ms": None if tripped_ms is None else tripped_ms + memory.policy.mass_hold_max_ms,
-            "held": len(held),
+            "held": len(memory.held),
             "cost": str(cost),
-            "per_minute": str(sum(rates) * 60),
+            "per_minute": str(rate * 60),
         }
 
 

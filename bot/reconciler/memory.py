@@ -7,7 +7,7 @@ the last moments. Nothing here awaits, stores or decides.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -119,6 +119,32 @@ class Witnesses:
         return True
 
 
+class Held:
+    """The sessions whose ends the mass-end breaker holds, with what they cost together, base units a second."""
+
+    def __init__(self) -> None:
+        self._rates: dict[SessionKey, int] = {}
+        self.rate = 0
+
+    def __len__(self) -> int:
+        return len(self._rates)
+
+    def __iter__(self) -> Iterator[SessionKey]:
+        return iter(self._rates)
+
+    def add(self, key: SessionKey, rate: int) -> None:
+        self.discard(key)
+        self._rates[key] = rate
+        self.rate += rate
+
+    def discard(self, key: SessionKey) -> None:
+        self.rate -= self._rates.pop(key, 0)
+
+    def clear(self) -> None:
+        self._rates.clear()
+        self.rate = 0
+
+
 class Memory:
     def __init__(self, policy: Policy, clock_ms: Callable[[], int], webhook_silence_ms: int) -> None:
         self.policy = policy
@@ -137,9 +163,9 @@ class Memory:
         self.witnesses = Witnesses(webhook_silence_ms)
         self.loaded = False
         self.watches = True  # false: only what somebody orders is decided
-        self._pulse_ms = self.born_ms = clock_ms()
+        self._pulse_ms = clock_ms()
         self.breaker: Breaker[SessionKey] = Breaker()
-        self.held: set[SessionKey] = set()  # by the breaker
+        self.held = Held()
         self.first_start = FirstStart()
         self.feeds = FeedBoard(self._pulse_ms, webhook_silence_ms)
 
@@ -234,11 +260,8 @@ class Memory:
             self.may_withdraw.discard(key.student)
 
     def active(self) -> Iterable[Live]:
-        return (live for live in self.live.values() if not live.session.ended)
-
-    def waiting_for_feed(self) -> list[SessionKey]:
-        """Sessions about which silence says something."""
-        return [k for k, v in self.live.items() if not v.session.ended and (v.session.beats.count or v.session.away)]
+        """Those that aren't over, the newest first."""
+        return (live for live in reversed(self.live.values()) if not live.session.ended)
 
     def refold(self, key: SessionKey, facts: Iterable[Fact]) -> None:
         """Makes a session anew, of all its facts in order: some were linked to it after later ones were folded."""

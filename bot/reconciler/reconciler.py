@@ -4,7 +4,8 @@ Promises
  - A hint is stored before anything acts on it; `store` returns when it is.
  - A decision is stored, with the inputs it saw, before it is carried out; a crash at any point resumes by reading.
  - Nothing is decided before `load`, which wants the follower at the head. Hints that come earlier are stored and wait.
- - Work per hint and per deadline doesn't depend on how many sessions there are. A heartbeat moves no deadline.
+ - Work per hint and per tick doesn't depend on how many sessions there are. A heartbeat moves no deadline. Only after
+   `pause`, `resume` or a finality violation are all decided on together: the breaker is to see all that falls due then.
 Doesn't promise that an effect succeeds: nudges and settlements report back through `outcome`, as facts.
 """
 
@@ -31,6 +32,7 @@ from bot.reconciler.intake import Intake
 from bot.reconciler.mass_end import MassEnd
 from bot.reconciler.memory import CANARY, Conditions, Live, Memory
 from bot.reconciler.settlements import Settlements
+from bot.reconciler.sweep import Sweep
 from bot.store import breaker, history, records
 from bot.store.db import Writer
 
@@ -63,6 +65,7 @@ class Reconciler:
         self.mass_end = MassEnd(self.memory, writer)
         self._decisions = Decisions(self.memory, writer, effects, self.mass_end)
         self._settlements = Settlements(self.memory, writer)
+        self._sweep = Sweep(self.memory)
         self._changes = Changes(self.memory, writer, self._settlements)
         self._queue: asyncio.Queue[tuple[Hint, asyncio.Future[None] | None]] = asyncio.Queue()
         self._turn = asyncio.Lock()
@@ -110,7 +113,7 @@ class Reconciler:
             if self.feeds.socket(up, now):
                 log.info("feed.up" if up else "feed.down", feed=SOCKET)
                 if up:
-                    await self._decisions.again(self.memory.waiting_for_feed(), now, quiet=True)
+                    await self._look_at_all(now)
 
     async def posted(self) -> None:
         """An authenticated post arrived on the webhook."""
@@ -118,14 +121,14 @@ class Reconciler:
         if self.feeds.post(now):
             log.info("feed.up", feed=WEBHOOK)
             async with self._turn:
-                await self._decisions.again(self.memory.waiting_for_feed(), now, quiet=True)
+                await self._look_at_all(now)
 
     async def canary_heard(self) -> None:
         """The post of a room of our own came: from now on other rooms' silence isn't that of the whole feed."""
         async with self._turn:
             now = self.memory.now()
             if self.memory.witnesses.heard(CANARY, now) > self.memory.feeds.webhook_silence_ms:
-                await self._decisions.again(self.memory.waiting_for_feed(), now, quiet=True)
+                await self._look_at_all(now)
 
     async def pulse(self) -> None:
         """Notices a stall of our own, and minds the mass-end breaker. To be called about once a second."""
@@ -135,10 +138,21 @@ class Reconciler:
                 self._effects.alert(breaker.ALERT, again[0], None, again[1])
 
     async def tick(self) -> None:
-        """Decides again for every session whose deadline has passed."""
+        """Decides again for every session whose deadline has passed, and for a few that a feed's return is about."""
         async with self._turn:
             now = self.memory.now()
             await self._decisions.again(self.deadlines.pop_due(now), now)
+            if self._sweep.pending:
+                await self._decisions.again(self._sweep.next(), now, quiet=True)
+
+    def next_tick_ms(self) -> int | None:
+        """When `tick` is to be called, None for not at all: the earliest deadline, or at once."""
+        return self.memory.clock() if self._sweep.pending else self.deadlines.earliest()
+
+    async def _look_at_all(self, now: int) -> None:
+        """A feed is back: the first few are looked at now, the others by `tick`."""
+        self._sweep.begin()
+        await self._decisions.again(self._sweep.next(), now, quiet=True)
 
     async def set_paused(self, paused: bool) -> None:
         """Nothing is signed while paused; what was due meanwhile, or held by the breaker, is decided afterwards.
@@ -284,11 +298,10 @@ class Reconciler:
             await self._writer(lambda tx: history.note_policy(tx, memory.policy, now))
             digest = await start.first(memory, self._writer, now) if watches else None
             await self.mass_end.load(now)
-            with start.uncollected():
-                actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
-                await self._settlements.complete(list(memory.over))
-                await start.resume(memory, self._writer, self._decisions, actions, now)
-                await self._decisions.again(list(memory.live), now, quiet=True)
+            actions = await start.read(memory, self._writer, self._intake, ended_since_s, now)
+            await self._settlements.complete(list(memory.over))
+            await start.resume(memory, self._writer, self._decisions, actions, now)
+            await self._decisions.again(list(memory.live), now, quiet=True)
             if digest is not None:
                 self._effects.alert(start.FIRST, digest.text, None, digest.alert_id)
             log.info("sessions.loaded", active=len(memory.live) - len(memory.over), rooms=len(memory.book.rooms))
@@ -302,7 +315,7 @@ class Reconciler:
         async with self._turn:
             now = self.memory.now()
             await self._decisions.again(await self._changes.take(started, ended, retracted), now)
-            self._decisions.on_decided(retracted)
+            self._decisions.on_decided(retracted, True)
 
     async def session_known(self, key: SessionKey) -> None:
         """Rate and token of a session were read from the chain."""
@@ -318,7 +331,7 @@ class Reconciler:
         """The chain's details of a settlement are complete: work out what was too much."""
         async with self._turn:
             await self._settlements.complete([key])
-            self._decisions.on_decided([key])
+            self._decisions.on_decided([key], True)
 
     async def forget_final(self) -> None:
         """Drops sessions that are over for good, and rooms not heard for long. To be called now and then."""
@@ -411,9 +424,9 @@ class Reconciler:
         return self.memory.deadlines
 
     def when_deadline_moves(self, call: Callable[[], None]) -> None:
-        """Has `call` called whenever the earliest deadline may have moved."""
+        """Has `call` called whenever `next_tick_ms` may have moved."""
         self._decisions.on_deadline = call
 
-    def when_decided(self, call: Callable[[Iterable[SessionKey]], None]) -> None:
-        """Has `call` called with the sessions that were decided on, settled or retracted."""
+    def when_decided(self, call: Callable[[Iterable[SessionKey], bool], None]) -> None:
+        """Has `call` called with those that were decided on, settled or retracted; False: for no reason of theirs."""
         self._decisions.on_decided = call

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,25 +27,16 @@ class Digest(NamedTuple):
     alert_id: int
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the cycle collector: what a start reads all lives on, and it would go through it again and again."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 async def read(
     memory: Memory, writer: Writer, intake: Intake, ended_since_s: int, now: int
 ) -> list[records.OpenAction]:
     """Fills the memory from the database and links what waited; the actions that were left open."""
     memory.book.newest_id = await writer(session_rows.newest)
     ids = await writer(lambda tx: session_rows.live_ids(tx, ended_since_s))
-    async for part in _parts(writer, ids):
-        _take(memory, part)
+    for begin in range(0, len(ids), PART):
+        _take(memory, await writer(partial(_stored, ids=ids[begin : begin + PART])))
+        gc.collect(1)
+        gc.freeze()  # what lives on needn't be gone through again with the next part, and with every one later
     since = now - linking.ROOM_EXPIRY_MS
 
     def rest(tx: Any) -> Any:
@@ -85,20 +73,6 @@ def _stored(tx: Any, ids: Sequence[int]) -> _Part:
         records.last_reasons(tx, keys),
         session_rows.may_withdraw(tx, {key.student for key in keys}),
     )
-
-
-async def _parts(writer: Writer, ids: Sequence[int]) -> AsyncIterator[_Part]:
-    """All of these, by the thousand; while one part is taken the next is read."""
-    begins = range(0, len(ids), PART)
-    reads = (writer(partial(_stored, ids=ids[begin : begin + PART])) for begin in begins)
-    ahead: deque[asyncio.Future[_Part]] = deque()
-    for read_part in reads:
-        ahead.append(asyncio.ensure_future(read_part))
-        await asyncio.sleep(0)  # it is begun
-        if len(ahead) > 1:
-            yield await ahead.popleft()
-    while ahead:
-        yield await ahead.popleft()
 
 
 def _take(memory: Memory, part: _Part) -> None:

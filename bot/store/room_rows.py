@@ -45,6 +45,7 @@ _READ = (
     "SELECT session_key, room, rule, trust, student, tutor, first_ms, heard_ms, beats, beat_first_ms, beat_last_ms, "
     "beat_source, state FROM rooms"
 )
+_PAGE = 5_000  # rooms looked at in one go: nearly all are of live sessions
 _SOURCES: dict[str | None, Source | None] = {None: None} | {one.value: one for one in Source}
 _TRUSTS = {one.value: one for one in Trust}
 
@@ -85,16 +86,21 @@ def others(session: Session, since_ms: int, known: Callable[[SessionKey], bool])
 
     A room of a session that isn't on the canonical chain any more is left out: nothing of it may carry over.
     """
-    recent = bulk.rows(
-        session.connection(),
-        "SELECT room, session_key FROM rooms WHERE heard_ms >= ? AND state <> 'expired'",
-        (since_ms,),
+    keys: dict[str, SessionKey | None] = {}
+    sql = (
+        "SELECT room, session_key FROM rooms WHERE room > ? AND heard_ms >= ? AND state <> 'expired' "
+        "ORDER BY room LIMIT ?"
     )
-    keys = {room: SessionKey.parse(name) if name else None for room, name in recent}
-    wanted = [room for room, key in keys.items() if key is None or not known(key)]
-    ids = [key.session_id for room in wanted if (key := keys[room]) is not None]
+    last = ""
+    while page := bulk.rows(session.connection(), sql, (last, since_ms, _PAGE)):
+        for room, name in page:
+            key = SessionKey.parse(name) if name else None
+            if key is None or not known(key):
+                keys[room] = key
+        last = page[-1][0]
+    ids = [key.session_id for key in keys.values() if key is not None]
     over = {row.key for row in session_rows.by_id(session, ids)}
-    rows = bulk.rows(session.connection(), f"{_READ} WHERE room IN (?...)", (wanted,))
+    rows = bulk.rows(session.connection(), f"{_READ} WHERE room IN (?...)", (list(keys),))
     return [_room(row, key) for row in rows if (key := keys[row[1]]) is None or key in over]
 
 

@@ -90,7 +90,7 @@ class Keeper:
         while self.now < target:
             self.now = min(self.now + 1_000, target)
             await self.reconciler.pulse()
-            due = self.reconciler.deadlines.earliest()
+            due = self.reconciler.next_tick_ms()
             if due is not None and due <= self.now:
                 await self.reconciler.tick()
 
