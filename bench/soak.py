@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import random
+import shutil
 import statistics
 import sys
 import time
@@ -89,7 +90,7 @@ def main() -> None:
         world.node.rpc("evm_setIntervalMining", 2)
         result = asyncio.run(soaked(world, asked.minutes * 60))
     print(json.dumps(result))
-    sys.exit(0 if result["flat"] and result["lost"] == 0 else 1)
+    sys.exit(0 if good(result) else 1)
 
 
 async def soaked(world: World, seconds: float) -> dict[str, object]:
@@ -124,7 +125,12 @@ async def soaked(world: World, seconds: float) -> dict[str, object]:
             if not task.cancelled():
                 task.result()
         alive = keeper.running
-    return judged(samples, told, alive)
+    result = judged(samples, told, alive)
+    if good(result):
+        shutil.rmtree(crew.folder, ignore_errors=True)
+    else:
+        print(f"logs: {crew.folder}", file=sys.stderr)
+    return result
 
 
 def programs(crew: Crew, world: World) -> tuple[Gateway, Keeper]:
@@ -248,6 +254,10 @@ def judged(samples: Sequence[Sample], told: Lessons, alive: bool) -> dict[str, o
         flat = flat and grew <= allowed + share * began
         result[name] = {"begin": round(began, 1), "end": round(ended, 1), "max": max(values), "slope": round(grew, 2)}
     return result | {"flat": flat}
+
+
+def good(result: dict[str, object]) -> bool:
+    return bool(result["flat"]) and result["lost"] == 0
 
 
 def slope(values: Sequence[float], most: int = 300) -> float:

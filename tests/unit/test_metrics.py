@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bot.desk import BREAKERS
 from bot.ops.metrics import Metrics, Readings
@@ -36,6 +38,35 @@ def test_deploy__metrics_that_it_names__exist(path: str) -> None:
     named = set(NAME.findall(text)) | set(PROCESS.findall(text))
     assert len(named) > 8
     assert named - known == set()
+
+
+def queries() -> list[str]:
+    """Of the alert rules and of the dashboard, with the latter's variables filled in as Grafana does."""
+    rules = yaml.safe_load((CHECKOUT / "deploy/prometheus/alerts.yaml").read_text())
+    panels = json.loads((CHECKOUT / "deploy/grafana/keeper.json").read_text())["panels"]
+    found = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    found += [target["expr"] for panel in panels for target in panel["targets"]]
+    return [re.sub(r"\$__\w+", "5m", query) for query in found]
+
+
+def test_queries__every_one__is_promql() -> None:
+    """By Prometheus's own grammar, in node_modules."""
+    broken = "sum(rate(up[5m])"
+    reader = ["node", str(CHECKOUT / "tests/support/promql.js")]
+    done = subprocess.run(reader, input=json.dumps([*queries(), broken]), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [broken]
+
+
+def test_queries__labels_that_they_name__exist() -> None:
+    series = {name.partition("{")[0]: set(re.findall(r'(\w+)="', name)) for name in scraped(fresh())}
+    for query in queries():
+        metrics = NAME.findall(query)
+        known = set().union(*(series.get(metric, set()) for metric in metrics)) | {"le", "job", "instance"}
+        grouped = re.findall(r"\bby \(([^)]*)\)", query) + re.findall(r"\{([^}]*)\}", query)
+        named = {
+            label for part in grouped for label in re.findall(r"(\w+)(?=\s*(?:=|!|,|$))", re.sub('"[^"]*"', "", part))
+        }
+        assert named <= known, query
 
 
 def test_rules__every_one__has_a_severity_and_a_summary() -> None:
