@@ -117,7 +117,8 @@ def _forms_of_key(secret: str) -> list[str]:
         return []
     raw = bytes.fromhex(secret.removeprefix("0x"))
     base64s = (encode(raw).rstrip(b"=").decode() for encode in (base64.b64encode, base64.urlsafe_b64encode))
-    return [raw.hex(), str(int.from_bytes(raw)), *base64s, repr(raw)[2:-1], ", ".join(map(str, raw))]
+    forms = (raw.hex(), str(int.from_bytes(raw)), *base64s, repr(raw)[2:-1], ", ".join(map(str, raw)))
+    return [form for form in forms if len(form) >= len(raw)]  # a small number would be in many a line
 
 
 redactor = Redactor()

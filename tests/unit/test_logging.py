@@ -167,5 +167,6 @@ def test_redact__credentials_nobody_told_it_of__are_taken_out_of_urls() -> None:
 def test_redact__ordinary_line__stays_as_it_is(settings: Settings) -> None:
     redact = Redactor()
     redact.add_settings(settings)
+    redact.add(f"0x{77:064x}")  # a key that is a small number
     line = "tx 0x41c6a6e76c9adf64e850f87957d24457f747766d44b9c98b1d86d7f1ea2ed3d6 of session 5 at http://127.0.0.1:8545"
     assert redact(line) == line
