@@ -184,8 +184,33 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 250)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> Table:
-    """A plain table; `right` names the columns whose values end at the same place. None shows as –."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Iterable[str] = (),
+    spare: Sequence[str] = (),
+) -> Table:
+    """A plain table; `right` names the columns whose values end at the same place. None shows as –.
+
+    Those in `spare` are left out, one after the other, on a terminal that is too narrow for all.
+    """
+    from rich.measure import Measurement
+
+    lines, out = list(rows), console()
+    unbound = out.options.update(width=10_000)  # a measure never exceeds the width it is taken at
+    made = _table(columns, lines, right)
+    for left_out in spare if out.is_terminal else ():
+        if Measurement.get(out, unbound, made).maximum <= out.width:
+            break
+        at = columns.index(left_out)
+        columns = [*columns[:at], *columns[at + 1 :]]
+        lines = [[*line[:at], *line[at + 1 :]] for line in lines]
+        made = _table(columns, lines, right)
+    return made
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text

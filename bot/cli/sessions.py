@@ -121,4 +121,5 @@ def session_table(lines: list[dict[str, Any]], now: int) -> Table:
             for line in lines
         ),
         right=("id", "age", "cost"),
+        spare=("student", "tutor", "state", "room"),
     )

@@ -165,4 +165,5 @@ def settlement_table(rows: list[dict[str, Any]], now: int) -> Table:
             for row in rows
         ),
         right=("id", "billed", "paid", "too long", "too much"),
+        spare=("transaction", "room", "finality", "too long", "billed"),
     )

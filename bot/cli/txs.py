@@ -57,6 +57,7 @@ def tx_table(rows: list[dict[str, Any]], now: int) -> Table:
             for row in rows
         ),
         right=("nonce", "sessions", "block", "cost"),
+        spare=("note", "block", "cost"),
     )
 
 

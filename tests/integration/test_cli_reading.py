@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from bot.domain.facts import SessionKey
-from tests.support.commands import daemon_of, known, on, people
-from tests.support.record import Record, environment, keeper
+from tests.support.commands import NOWHERE, daemon_of, known, on, on_terminal, people
+from tests.support.record import CONTRACT, Record, environment, keeper
 
 
 @pytest.fixture
@@ -112,6 +113,15 @@ def test_status__gas_was_burnt__is_told_beside_the_budget_and_sessions_by_rule(o
     said = on(one, tmp_path, "status").out
     assert "burnt 0.003 ETH of 0.2 ETH in 24 h" in said
     assert "Sessions active on chain: 1 (1 ended)" in said
+
+
+def test_status__terminal_of_80_columns__leaves_out_columns_and_breaks_no_value(one: Record, tmp_path: Path) -> None:
+    given = {"DATABASE_URL": one.url, "RPC_URL": NOWHERE, "CONTRACT_ADDRESS": CONTRACT}
+    narrow = on_terminal(tmp_path, "status", columns=80, **given)
+    assert max(map(len, narrow)) <= 80
+    assert any(re.match(r" 4 .* 0\.062 PYUSD +keeper", line) for line in narrow), "\n".join(narrow)
+    assert not any("transaction" in line for line in narrow)
+    assert any("transaction" in line for line in on_terminal(tmp_path, "status", columns=160, **given))
 
 
 def test_status__keeper_runs__has_its_pid_and_mode(one: Record, tmp_path: Path) -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import pty
-import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +13,11 @@ import pytest
 
 from bot.ops import doctor
 from tests.support.anvil import World, anvil, langdao
+from tests.support.commands import on_terminal
 from tests.support.doctor import OTHER_KEY, OWNER_KEY, examined, found, results, settings
 from tests.support.guarded import delegate
 from tests.support.proxy import Proxy
-from tests.support.record import environment, inside
+from tests.support.record import inside
 from tests.support.servers import free_port
 
 CHECKS = [name for stage in doctor.STAGES for name in stage]
@@ -307,18 +303,7 @@ async def test_doctor__transactions_of_the_key_wait_in_the_pool__warns(world: Wo
 
 
 def test_doctor__on_a_terminal__long_lines_go_on_below_their_beginning(shared: World, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "bot.cli", "doctor"]
-    given = environment(tmp_path, COLUMNS=80, **settings(shared))
-    process = subprocess.Popen(command, stdout=theirs, env=given, cwd=tmp_path, stdin=subprocess.DEVNULL)
-    os.close(theirs)
-    told = b""
-    with contextlib.suppress(OSError):  # Linux: the other side is closed
-        while chunk := os.read(ours, 65_536):
-            told += chunk
-    os.close(ours)
-    assert process.wait(30) == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", told.decode()).splitlines()
+    lines = on_terminal(tmp_path, "doctor", columns=80, **settings(shared))
     assert max(map(len, lines)) <= 80
     [at] = [at for at, line in enumerate(lines) if line.startswith("ok       hints ")]
     assert lines[at + 1].startswith(" " * lines[at].index("TRUST"))

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +16,7 @@ from typing import Any
 
 from bot.store import inbox_rows
 from bot.store.lock import Lock
-from tests.support.record import CONTRACT, Record, inside, record
+from tests.support.record import CONTRACT, Record, environment, inside, record
 
 NOWHERE = "http://127.0.0.1:9"
 KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
@@ -71,3 +77,23 @@ def daemon_of(one: Record, answer: Any = None) -> Iterator[list[dict[str, Any]]]
         if answer is not None:
             thread.join()
         lock.release()
+
+
+def on_terminal(home: Path, *args: str, columns: int, **settings: Any) -> list[str]:
+    """What a command that ends well prints on a terminal of that width, line by line, without colours."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bot.cli", *args],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        env=environment(home, COLUMNS=columns, TERM="xterm", **settings),
+        cwd=home,
+    )
+    os.close(theirs)
+    told = b""
+    with contextlib.suppress(OSError):  # Linux: the other side is closed
+        while chunk := os.read(ours, 65_536):
+            told += chunk
+    os.close(ours)
+    assert process.wait(30) == 0
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", told.decode()).splitlines()]
