@@ -47,6 +47,7 @@ class Plans:
         self._clock = clock_ms
         self._marked: dict[SessionKey, None] = {}
         self._told: dict[SessionKey, dict[str, Any]] = {}
+        self._kept = 0  # of them, when those that are gone were last left out
         self._wake = asyncio.Event()
         self._anew = False
 
@@ -103,8 +104,9 @@ class Plans:
             except TryAgain:
                 return  # all of them are told after the next connection
             self._told[key] = said
-        if len(self._told) > 2 * MAX_TOLD:
+        if len(self._told) > 2 * self._kept + BATCH:  # what is said of sessions that are gone is the last of them
             self._told = {key: said for key, said in self._told.items() if reconciler.about(key) is not None}
+            self._kept = len(self._told)
 
     def _plan(self, key: SessionKey, live: Live | None, settlement: Settlement | None) -> Plan:
         identity = self._identity

@@ -6,11 +6,14 @@ never that it is forgotten. Only ends that are confirmed are given: a reorg may 
 
 from __future__ import annotations
 
-from sqlmodel import Session, col, select
+from sqlalchemy import exists
+from sqlalchemy import select as columns
+from sqlmodel import Session, col
 
 from bot.domain.ended import EndedRoom
 from bot.domain.facts import SessionKey
 from bot.store.db import Writer
+from bot.store.ended import confirmed_since, key_of_settlement
 from bot.store.tables import AftermathRow, Room, Settlement
 
 
@@ -28,28 +31,15 @@ class EndedRooms:
 
 
 def _waiting(tx: Session, since_s: int) -> list[EndedRoom]:
-    ends = tx.exec(
-        select(Settlement).where(
-            col(Settlement.ended_at) >= since_s,
-            col(Settlement.finality) != "seen",
-            col(Settlement.student).is_not(None),
-        )
+    done = exists().where(
+        col(AftermathRow.room) == col(Room.room), col(AftermathRow.session_key) == col(Room.session_key)
+    )
+    what = (Room.room, Room.session_key, Settlement.tx_hash, Settlement.ended_at)
+    rows = tx.execute(
+        columns(*map(col, what))
+        .select_from(Settlement)
+        .join(Room, col(Room.session_key) == key_of_settlement())
+        .where(*confirmed_since(since_s), ~done)
+        .order_by(col(Settlement.ended_at), col(Room.room))
     ).all()
-    found: list[EndedRoom] = []
-    for first in range(0, len(ends), 500):
-        part = {str(_key(row)): row for row in ends[first : first + 500]}
-        done = set(
-            tx.exec(
-                select(AftermathRow.room, AftermathRow.session_key).where(col(AftermathRow.session_key).in_(part))
-            ).all()
-        )
-        rooms = tx.exec(select(Room.room, Room.session_key).where(col(Room.session_key).in_(part))).all()
-        for room, key in rooms:
-            if key is not None and (room, key) not in done:
-                row = part[key]
-                found.append(EndedRoom(room, _key(row), row.tx_hash, (row.ended_at or 0) * 1000))
-    return found
-
-
-def _key(row: Settlement) -> SessionKey:
-    return SessionKey(row.session_id, row.student or "", row.tutor)
+    return [EndedRoom(room, SessionKey.parse(key), tx_hash, ended_s * 1000) for room, key, tx_hash, ended_s in rows]

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from sqlalchemy import exists, literal
 from sqlmodel import col, select
 
 from bot.domain.facts import SessionKey
 from bot.store import first_start
 from bot.store.db import Writer
+from bot.store.ended import confirmed_since, key_of_settlement
 from bot.store.tables import ActionRow, Settlement
 
 KIND = "bill"
-_CHUNK = 500
 
 
 class Bill(NamedTuple):
@@ -54,28 +55,18 @@ def _open(tx: Any) -> list[Bill]:
 
 
 def _take(tx: Any, since_s: int, at_ms: int) -> list[Bill]:
-    ended = {
-        f"{KIND}:{SessionKey(row.session_id, row.student or '', row.tutor)}": row
-        for row in tx.exec(
-            select(Settlement).where(
-                col(Settlement.ended_at) >= since_s,
-                col(Settlement.block_number) > first_start.known(tx).block,
-                col(Settlement.finality) != "seen",
-                col(Settlement.student).is_not(None),
-                col(Settlement.rate).is_not(None),  # its details were read
-            )
+    ended = tx.exec(
+        select(Settlement).where(
+            *confirmed_since(since_s, first_start.known(tx).block),
+            col(Settlement.rate).is_not(None),  # its details were read
+            ~exists().where(col(ActionRow.key) == literal(f"{KIND}:") + key_of_settlement()),
         )
-    }
-    names = list(ended)
-    for first in range(0, len(names), _CHUNK):
-        part = names[first : first + _CHUNK]
-        for known in tx.exec(select(ActionRow.key).where(col(ActionRow.key).in_(part))):
-            del ended[known]
+    ).all()
     rows = [
         ActionRow(
-            key=name,
+            key=f"{KIND}:{key}",
             kind=KIND,
-            session_key=name.partition(":")[2],
+            session_key=str(key),
             created_ms=at_ms,
             payload={
                 "reason": row.reason,
@@ -86,7 +77,8 @@ def _take(tx: Any, since_s: int, at_ms: int) -> list[Bill]:
                 "ended_s": row.ended_at,
             },
         )
-        for name, row in ended.items()
+        for row in ended
+        for key in (SessionKey(row.session_id, row.student, row.tutor),)
     ]
     tx.add_all(rows)
     tx.flush()

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
 from bot.domain.facts import SessionKey
 from bot.nudges.bills import Bills
 from bot.store.bills import Bills as Unbilled
 from bot.store.db import Writer
-from bot.store.tables import ActionRow
+from bot.store.tables import ActionRow, Settlement
 from tests.support.record import NOW_MS, NOW_S, Record, record
 
 
@@ -102,3 +103,24 @@ async def test_bills__hundreds_at_once__each_once(kept: Record) -> None:
     await bills.look()
     await bills.look()
     assert len({bill[1] for bill in said.bills}) == len(said.bills) == 700
+
+
+async def test_bills__told_before__are_not_even_read(kept: Record) -> None:
+    """what is asked every few seconds costs what has come since, not all that ended within the window"""
+    read: list[int] = []
+    for number in range(1, 4):
+        kept.end(kept.session(number))
+    bills = telling(kept, Said())
+    await bills.look()
+    kept.end(kept.session(9))
+
+    def note(row: Settlement, _context: object) -> None:
+        read.append(row.session_id)
+
+    event.listen(Settlement, "load", note)
+    try:
+        await bills.look()
+        await bills.look()
+    finally:
+        event.remove(Settlement, "load", note)
+    assert read == [9]

@@ -12,12 +12,16 @@ from sqlalchemy import event
 
 from bot.cli.inbox import set_paused
 from bot.cli.status import render
+from bot.domain.facts import SessionKey
 from bot.domain.policy import Policy
 from bot.ops import overview
 from bot.ops.explain import explain
 from bot.ops.status import gather
 from bot.store import chain_rows, queries, session_rows
+from bot.store.aftermath import EndedRooms
+from bot.store.bills import Bills
 from bot.store.chain_rows import Finality
+from bot.store.db import Writer
 from tests.support.record import NOW_MS, Record, address, inside, record
 
 
@@ -118,3 +122,16 @@ def test_few_of_many__open_sessions_and_unfinal_settlements__are_found_by_indexe
     assert "ix_sessions_open" in live
     assert "ix_sessions_open" in closed
     assert all("ix_settlements_unfinal" in plan for plan in (final, confirmed, unfinal))
+
+
+async def test_ended_lately__bill_and_aftermath__each_given_until_it_is_done(one: Record) -> None:
+    """a room is given until `done` was stored for it …, `take` gives each session once"""
+    bills, rooms = Bills(Writer(one.database)), EndedRooms(Writer(one.database))
+    key = SessionKey(4, address(0xA4), address(0xB4))
+    one.room("req_over", key)
+    assert [bill.key for bill in await bills.take(0, NOW_MS)] == [key]
+    assert await bills.take(0, NOW_MS) == []
+    [ended] = await rooms.waiting(0)
+    assert (ended.room, ended.key) == ("req_over", key)
+    await rooms.done(ended, "told", NOW_MS)
+    assert await rooms.waiting(0) == []
