@@ -35,6 +35,13 @@ def world() -> Iterator[World]:
         yield one
 
 
+def rob(world: World) -> None:
+    """Takes 5 base units of the students' tokens out of the contract."""
+    world.node.rpc("anvil_impersonateAccount", world.contract)
+    world.node.rpc("anvil_setBalance", world.contract, hex(10**18))
+    world.send(world.contract, world.token, calldata("transfer(address,uint256)", world.owner, 5))
+
+
 @asynccontextmanager
 async def indexed(world: World, path: Path) -> AsyncIterator[Index]:
     """An index with its identity and all details."""
@@ -97,6 +104,26 @@ def test_audit__command__differences__exit_1_and_are_named(world: World, tmp_pat
     done = inside(tmp_path, "audit", **where)
     assert done.code == 1
     assert "the newest block is on the node's chain: 1 differ" in done.out
+
+
+def test_audit__command__tokens_gone_from_the_contract__exits_1_and_names_the_shortfall(
+    world: World, tmp_path: Path
+) -> None:
+    """exits non-zero with the differences"""
+    where = {
+        "RPC_URL": world.node.url,
+        "CONTRACT_ADDRESS": world.contract,
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'a.db'}",
+    }
+    rob(world)
+    inside(tmp_path, "index", "--details", **where)
+    done = inside(tmp_path, "audit", "--all", "--json", **where)
+    assert done.code == 1
+    document = done.json()
+    assert (document["agrees"], document["differences"]) == (False, 1)
+    (cover,) = [check for check in document["checks"] if check["differences"]]
+    assert "5 too few" in cover["examples"][0]
+    assert "5 too few" in inside(tmp_path, "audit", **where).out
 
 
 def test_audit__command__nothing_indexed__says_how(world: World, tmp_path: Path) -> None:
@@ -202,9 +229,7 @@ async def test_audit__tokens_sent_to_the_contract__an_excess_is_reported_and_no_
 
 async def test_audit__tokens_gone_from_the_contract__a_shortfall_is_a_difference(world: World, tmp_path: Path) -> None:
     """Quotes: "an excess is reported, a shortfall is a difference"."""
-    world.node.rpc("anvil_impersonateAccount", world.contract)
-    world.node.rpc("anvil_setBalance", world.contract, hex(10**18))
-    world.send(world.contract, world.token, calldata("transfer(address,uint256)", world.owner, 5))
+    rob(world)
     async with indexed(world, tmp_path / "a.db") as one:
         differing = await found(one)
         assert list(differing) == ["cover"]
