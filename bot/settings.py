@@ -1,7 +1,7 @@
 """Every knob of the keeper: type, default, unit, environment name, and one line of why.
 
-Promises: settings come from the environment and from `.env` (the environment wins), are checked once, and an
-error names the setting and the remedy in one line. Secrets are `SecretStr`, have no command-line flag, and
+Promises: settings come from the environment and from `.env` (the environment wins), and are checked once
+(`bot.loading` reads them). Secrets are `SecretStr`, have no command-line flag, and
 never show in a repr; a URL is shown by scheme and host only (`bot.values.shown`).
 Doesn't promise: that a setting is true of the world. `run` and `doctor` look.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bot import values
@@ -432,51 +432,3 @@ def webhook_secret_file(settings: Settings, database: Path | None) -> Path:
         return settings.webhook_secret_file
     beside = database or state_dir() / settings.contract()
     return beside.with_name(f"{beside.name}.webhook")
-
-
-def load() -> Settings:
-    """Settings from the environment and `.env`. Raises Misconfigured, one line naming the setting and the remedy."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise Misconfigured(f"{in_words(error)}. Mend it in the environment or in .env") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(_unreadable(error)) from None
-
-
-def load_usable() -> tuple[Settings, dict[str, str]]:
-    """The same with whatever can't be left at its default, and what is wrong with each of those, by name."""
-    wrong: dict[str, str] = {}
-    given: dict[str, Any] = {}
-    while True:
-        try:
-            return Settings(**given), wrong
-        except ValidationError as error:
-            found = each_in_words(error)
-            given |= {name.lower(): Settings.model_fields[name.lower()].default for name in found}
-        except (OSError, UnicodeDecodeError) as error:
-            found = {".env": _unreadable(error)}
-            given["_env_file"] = None
-        wrong |= found
-
-
-def _unreadable(error: Exception) -> str:
-    return f".env can't be read ({type(error).__name__}): it has to be UTF-8 text that this user may read"
-
-
-def in_words(error: ValidationError) -> str:
-    """What is wrong with the first setting that is, in one line, without its value."""
-    return next(iter(each_in_words(error).values()))
-
-
-def each_in_words(error: ValidationError) -> dict[str, str]:
-    """What is wrong with each setting that is, by name."""
-    found = {}
-    for one in error.errors(include_input=False, include_url=False):
-        text = one["msg"].removeprefix("Value error, ")
-        if one["loc"]:
-            name = str(one["loc"][0]).upper()
-            found[name] = f"{name} {text[0].lower()}{text[1:]}"
-        else:
-            found["NEXT_PUBLIC_BACKEND_URL"] = text  # the one thing that concerns two
-    return found

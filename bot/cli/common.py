@@ -60,7 +60,7 @@ class Address(click.ParamType):
 
 def load_settings() -> Settings:
     """The settings; from here on the log keeps their secrets, and stays out of the way. Raises Misconfigured."""
-    from bot.settings import load
+    from bot.loading import load
 
     return quietly(load())
 

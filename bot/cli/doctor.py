@@ -35,8 +35,8 @@ def command(as_json: bool) -> int:
       langdao-keeper doctor
       langdao-keeper doctor --json | jq '.checks[] | select(.result == "failed")'
     """
+    from bot.loading import load_usable
     from bot.ops import doctor
-    from bot.settings import load_usable
 
     settings, wrong = load_usable()
     checks = run_async(doctor.examine(quietly(settings), wrong))

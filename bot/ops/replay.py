@@ -19,7 +19,8 @@ from sqlmodel import Session
 from bot.domain import replay
 from bot.domain.policy import Policy
 from bot.errors import Misconfigured
-from bot.settings import Settings, in_words
+from bot.loading import in_words
+from bot.settings import Settings
 from bot.store import history
 
 # Counted over all sessions together, while replay makes each session's decisions by themselves.

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from bot.errors import Misconfigured
-from bot.settings import Settings, in_words
+from bot.loading import in_words
+from bot.settings import Settings
 
 KEY = "BACKEND_PRIVATE_KEY"
 

@@ -22,13 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": {"domain", "errors", "values"},
     "values": {"domain"},
+    "loading": {"errors", "settings"},
     "store": {"domain", "errors"},
     "reconciler": {"domain", "store"},
     "chain": EDGE | {"store"},
     "feeds": EDGE,
     "nudges": EDGE | {"feeds"},
     "web": EDGE | {"store", "reconciler", "chain", "feeds"},
-    "ops": EDGE | {"store", "reconciler", "chain", "feeds", "ground", "nudges"},
+    "ops": EDGE | {"loading", "store", "reconciler", "chain", "feeds", "ground", "nudges"},
     "ground": EDGE | {"store", "chain"},
     "desk": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops", "ground"},
     "backend": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops"},
@@ -52,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "desk",
         "nudging",
     },
-    "cli": EDGE | {"store", "chain", "feeds", "web", "ops", "keeper"},
+    "cli": EDGE | {"loading", "store", "chain", "feeds", "web", "ops", "keeper"},
 }
 # The core has no clock, no I/O and no framework.
 PURE = {
