@@ -124,12 +124,13 @@ class Stages:
         Rpc.on_each = on_each  # type: ignore[method-assign]
 
     def _commits(self) -> None:
-        for name, kind in (("write", "commit"), ("write_by_driver", "durable commit")):
-            self._commit(name, getattr(Database, name), kind)
+        for name in ("write", "write_by_driver"):
+            self._commit(name, getattr(Database, name))
 
-    def _commit(self, name: str, was: Any, kind: str) -> None:
+    def _commit(self, name: str, was: Any) -> None:
         @contextmanager
         def write(database: Database, **named: Any) -> Iterator[Any]:
+            kind = "durable commit" if named.get("durable") else "commit"
             before = _frames(database)
             with was(database, **named) as given:
                 yield given

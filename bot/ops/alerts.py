@@ -29,7 +29,7 @@ class Alerts:
 
     async def raise_alert(self, name: str, text: str, key: SessionKey | None = None) -> None:
         """Stores an alert, then logs and sends it."""
-        number = await self._writer(lambda tx: records.add_alert(tx, name, text, self._clock(), key))
+        number = await self._writer(lambda tx: records.add_alert(tx.connection(), name, text, self._clock(), key))
         self.send(name, text, key, number)
 
     def shout(self, name: str, text: str) -> None:

@@ -16,10 +16,11 @@ from bot.domain.decide import Action, Decision, decide
 from bot.domain.facts import SessionKey
 from bot.domain.saw import pack
 from bot.domain.session import give
-from bot.reconciler.mass_end import MassEnd, held
+from bot.reconciler.mass_end import MassEnd, Trip, held
 from bot.reconciler.memory import Live, Memory, verdict
 from bot.store import breaker as breaker_rows
 from bot.store import records
+from bot.store.bulk import Driver
 from bot.store.db import Writer
 
 SLICE = 100  # sessions decided on before others in the loop get a moment
@@ -28,6 +29,7 @@ log = structlog.get_logger("reconciler")
 
 
 News = tuple[SessionKey, Live, Decision, dict[str, Any]]  # with what it saw
+Stored = tuple[int | None, int | None, str]  # the action's number, the alert's, and its text
 
 
 class Effects(Protocol):
@@ -78,14 +80,7 @@ class Decisions:
             await self._effects.expect(ends)
         self.on_deadline()
         if news:
-
-            def change(tx: Any) -> Any:
-                told = self._mass.store(tx, trip) if trip is not None else None
-                return told, [self._store(tx, *item, now) for item in news]
-
-            told, stored = await self._writer(change)
-            if trip is not None:
-                self._effects.alert(breaker_rows.ALERT, trip.text, None, told)
+            stored = await self._stored(news, trip, now)
             for (key, live, decision, _), (action_id, alert_id, text) in zip(news, stored, strict=True):
                 self._carry_out(key, live, decision, action_id, alert_id, text, now)
         self.on_decided(keys, not quiet)
@@ -93,6 +88,18 @@ class Decisions:
             await asyncio.sleep(0)  # whoever was told begins before the log is written
             for key, _, decision, _ in news:
                 self._log(key, decision, now)
+
+    async def _stored(self, news: list[News], trip: Trip | None, now: int) -> list[Stored]:
+        """Stores what is new, in one transaction with what the breaker has to say."""
+
+        def change(into: Driver) -> list[Stored]:
+            return [self._store(into, *item, now) for item in news]
+
+        if trip is None:
+            return await self._writer.rows(change)
+        told, stored = await self._writer(lambda tx: (self._mass.store(tx, trip), change(tx.connection())))
+        self._effects.alert(breaker_rows.ALERT, trip.text, None, told)
+        return stored
 
     def now(self, live: Live, now: int) -> Decision:
         """What `decide` makes of this session; nothing comes of it."""
@@ -157,18 +164,18 @@ class Decisions:
         return found
 
     def _store(
-        self, tx: Any, key: SessionKey, live: Live, decision: Decision, saw: dict[str, Any], now: int
-    ) -> tuple[int | None, int | None, str]:
-        number = records.add_decision(tx, key, decision, now, saw)
+        self, into: Driver, key: SessionKey, live: Live, decision: Decision, saw: dict[str, Any], now: int
+    ) -> Stored:
+        number = records.add_decision(into, key, decision, now, saw)
         payload = {"reason": decision.reason, "mark": decision.mark, "ask": decision.ask, "due_ms": decision.due_ms}
         if decision.action is Action.NUDGE:
-            stored = records.add_action(tx, f"nudge:{key}:{decision.mark}", "nudge", key, number, now, payload)
+            stored = records.add_action(into, f"nudge:{key}:{decision.mark}", "nudge", key, number, now, payload)
             return (stored.id if stored.new else None), None, ""
         if decision.action is Action.END:
-            return records.add_settle(tx, key, number, now, payload), None, ""
+            return records.add_settle(into, key, number, now, payload), None, ""
         if decision.action is Action.ALERT:
             text = _alert_text(key, live, decision, now)
-            return None, records.add_alert(tx, _alert_name(decision), text, now, key), text
+            return None, records.add_alert(into, _alert_name(decision), text, now, key), text
         return None, None, ""
 
     def _carry_out(

@@ -76,7 +76,7 @@ class MassEnd:
         """In the transaction of the decisions that it stopped; the alert's number."""
         rows.note(tx, rows.TRIPPED, Source.KEEPER, trip.at_ms, ends=trip.ends, active=trip.active)
         log.warning("breaker.tripped", ends=trip.ends, active=trip.active)
-        return records.add_alert(tx, rows.ALERT, trip.text, trip.at_ms)
+        return records.add_alert(tx.connection(), rows.ALERT, trip.text, trip.at_ms)
 
     async def release(self, source: Source, now: int, *, whole: bool = False) -> bool:
         """What it held is decided as if it had never tripped. False if it hadn't.
@@ -112,7 +112,7 @@ class MassEnd:
             f"{(now - tripped_ms) // 60_000} min; that has cost {cost} so far, {per_minute} a minute. "
             "If their lessons are over: langdao-keeper resume"
         )
-        return text, await self._writer(lambda tx: records.add_alert(tx, rows.ALERT, text, now))
+        return text, await self._writer(lambda tx: records.add_alert(tx.connection(), rows.ALERT, text, now))
 
     def about(self, now: int) -> dict[str, Any]:
         """Its state: amounts in base units as text, times in epoch ms; the cost is that of holding."""

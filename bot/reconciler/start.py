@@ -102,7 +102,7 @@ async def first(memory: Memory, writer: Writer, now: int) -> Digest | None:
         if not ids:
             return began, None
         text = _digest(ids)
-        return began, Digest(text, records.add_alert(tx, FIRST, text, now))
+        return began, Digest(text, records.add_alert(tx.connection(), FIRST, text, now))
 
     memory.first_start, digest = await writer(change)
     return digest

@@ -65,12 +65,15 @@ def run(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> int:
     return connection.exec_driver_sql(_dialect(connection, sql), values).rowcount
 
 
-def scalar(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> Any:
+def scalar(connection: Driver, sql: str, values: tuple[Any, ...] = ()) -> Any:
     """The first value of the first row that `sql` gives; None where it gives none."""
+    if isinstance(connection, sqlite3.Connection):
+        row = connection.execute(sql, values).fetchone()
+        return None if row is None else row[0]
     return connection.exec_driver_sql(_dialect(connection, sql), values).scalar()
 
 
-def rows(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> Sequence[Any]:
+def rows(connection: Driver, sql: str, values: tuple[Any, ...] = ()) -> Sequence[Any]:
     """What `sql` gives, JSON as the driver gives it. Where one of the values is an empty list, nothing."""
     lists = [value for value in values if isinstance(value, list)]
     if not all(lists):
@@ -78,11 +81,13 @@ def rows(connection: Connection, sql: str, values: tuple[Any, ...] = ()) -> Sequ
     for one in lists:  # one value instead of hundreds: neither the statement nor its plan depends on how many there are
         sql = sql.replace("?...", _among(connection, isinstance(one[0], int)), 1)
     given = (json.dumps(value) if isinstance(value, list) else value for value in values)
+    if isinstance(connection, sqlite3.Connection):
+        return connection.execute(sql, tuple(given)).fetchall()
     return connection.exec_driver_sql(_dialect(connection, sql), tuple(given)).cursor.fetchall()
 
 
-def _among(connection: Connection, whole_numbers: bool) -> str:
-    if connection.dialect.name == "sqlite":
+def _among(connection: Driver, whole_numbers: bool) -> str:
+    if isinstance(connection, sqlite3.Connection) or connection.dialect.name == "sqlite":
         return "SELECT value FROM json_each(?)"
     one = "jsonb_array_elements_text(CAST(? AS jsonb))"
     return f"SELECT CAST({one} AS bigint)" if whole_numbers else f"SELECT {one}"

@@ -109,17 +109,18 @@ class Database:
                 yield session
 
     @contextmanager
-    def write_by_driver(self) -> Iterator[sqlite3.Connection]:
-        """The same, durable, past SQLAlchemy, which costs more than the commit itself. Only of a SQLite file."""
+    def write_by_driver(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """The same past SQLAlchemy, which costs more than the commit itself. Only of a SQLite file."""
         try:
             driver = self._open_driver()
+            driver.execute("PRAGMA synchronous=FULL" if durable else "PRAGMA synchronous=NORMAL")
             driver.execute("BEGIN IMMEDIATE")
             yield driver
             driver.execute("COMMIT")
         except BaseException as error:
             self._close_driver()  # and with it goes what it had begun
             if isinstance(error, sqlite3.Error):
-                raise DBAPIError("a durable transaction", None, error) from error
+                raise DBAPIError("a transaction of the driver's", None, error) from error
             raise
 
     def _open_driver(self) -> sqlite3.Connection:
@@ -127,7 +128,6 @@ class Database:
             opened = self.engine.raw_connection()
             self._driver = cast(sqlite3.Connection, opened.driver_connection)
             opened.detach()
-            self._driver.execute("PRAGMA synchronous=FULL")
         return self._driver
 
     def _close_driver(self) -> None:
@@ -175,9 +175,9 @@ class Writer:
     async def __call__(self, change: Callable[[Session], T], *, durable: bool = False) -> T:
         return await self._call(_Call(change, durable, Future()))
 
-    async def rows(self, change: Callable[[bulk.Driver], T]) -> T:
-        """The same, durable, of what somebody waits for: `change` gets a connection, and works by `bot.store.bulk`."""
-        return cast(T, await self._call(_Call(change, True, Future(), rows=True)))
+    async def rows(self, change: Callable[[bulk.Driver], T], *, durable: bool = False) -> T:
+        """The same of what somebody waits for: `change` gets a connection, and works by `bot.store.bulk`."""
+        return cast(T, await self._call(_Call(change, durable, Future(), rows=True)))
 
     async def _call(self, call: _Call) -> Any:
         (self._durable if call.durable else self._usual).append(call)
@@ -210,7 +210,7 @@ class Writer:
                 if asked is not None and doubt.committed(self._database.engine, asked[0]):
                     done = asked[1]
                 elif call.rows and self._database.path is not None:
-                    with self._database.write_by_driver() as driver:
+                    with self._database.write_by_driver(durable=call.durable) as driver:
                         done = call.change(driver)
                 else:
                     asked = None

@@ -73,13 +73,13 @@ _ADD_ACTION = (
 
 
 def add_decision(
-    session: Session, key: SessionKey, decision: Decision, at_ms: int, saw: Mapping[str, Any] | None = None
+    into: bulk.Driver, key: SessionKey, decision: Decision, at_ms: int, saw: Mapping[str, Any] | None = None
 ) -> int:
     """Stores a decision with what it saw; the number it got."""
     values = (str(key), at_ms, decision.action.value, decision.reason, decision.look_again_ms)
     inputs = json.dumps(dict(decision.inputs) | {"mark": decision.mark})
     saw_then = None if saw is None else json.dumps(saw)
-    return int(bulk.scalar(session.connection(), _ADD_DECISION, (*values, inputs, saw_then)))
+    return int(bulk.scalar(into, _ADD_DECISION, (*values, inputs, saw_then)))
 
 
 def last_reasons(session: Session, keys: Iterable[SessionKey]) -> dict[SessionKey, tuple[str, str, str | None]]:
@@ -101,7 +101,7 @@ class Stored(NamedTuple):
 
 
 def add_action(
-    session: Session,
+    into: bulk.Driver,
     key: str,
     kind: str,
     session_key: SessionKey,
@@ -110,24 +110,26 @@ def add_action(
     payload: dict[str, Any],
 ) -> Stored:
     """Stores an action once: the same idempotency key gives the row that is there already."""
-    present = session.exec(select(ActionRow).where(ActionRow.key == key)).first()
+    present = bulk.scalar(into, "SELECT id FROM actions WHERE key = ?", (key,))
     if present is not None:
-        return Stored(present.id or 0, False)
-    return Stored(_add_action(session, key, kind, session_key, decision_id, at_ms, payload), True)
+        return Stored(int(present), False)
+    return Stored(_add_action(into, key, kind, session_key, decision_id, at_ms, payload), True)
 
 
-def add_settle(session: Session, session_key: SessionKey, decision_id: int, at_ms: int, payload: dict[str, Any]) -> int:
+def add_settle(
+    into: bulk.Driver, session_key: SessionKey, decision_id: int, at_ms: int, payload: dict[str, Any]
+) -> int:
     """A settle action for this session; the one under way, where a reorg took the session and gave it back."""
-    rows = bulk.rows(session.connection(), _SETTLES_OF, (str(session_key),))
+    rows = bulk.rows(into, _SETTLES_OF, (str(session_key),))
     under_way = next((number for number, state in rows if state == "open"), None)
     if under_way is not None:
         return int(under_way)
     key = f"settle:{session_key}:{len(rows)}"
-    return _add_action(session, key, "settle", session_key, decision_id, at_ms, payload)
+    return _add_action(into, key, "settle", session_key, decision_id, at_ms, payload)
 
 
 def _add_action(
-    session: Session,
+    into: bulk.Driver,
     key: str,
     kind: str,
     session_key: SessionKey,
@@ -136,7 +138,7 @@ def _add_action(
     payload: dict[str, Any],
 ) -> int:
     values = (key, kind, str(session_key), decision_id, at_ms, json.dumps(payload))
-    return int(bulk.scalar(session.connection(), _ADD_ACTION, values))
+    return int(bulk.scalar(into, _ADD_ACTION, values))
 
 
 def end_action(session: Session, action_id: int, state: str, outcome: str, at_ms: int) -> None:
@@ -185,11 +187,10 @@ def settle_reason(session: Session, key: SessionKey) -> str:
 # Alerts --------------------------------------------------------------------------------------------------------------
 
 
-def add_alert(session: Session, name: str, text: str, at_ms: int, key: SessionKey | None = None) -> int:
-    row = AlertRow(at_ms=at_ms, name=name, text=text, session_key=str(key) if key else None)
-    session.add(row)
-    session.flush()
-    return row.id or 0
+def add_alert(into: bulk.Driver, name: str, text: str, at_ms: int, key: SessionKey | None = None) -> int:
+    """Stores an alert; the number it got."""
+    sql = "INSERT INTO alerts (at_ms, name, text, session_key) VALUES (?, ?, ?, ?) RETURNING id"
+    return int(bulk.scalar(into, sql, (at_ms, name, text, str(key) if key else None)))
 
 
 def alert_sent(session: Session, alert_id: int, at_ms: int) -> None:

@@ -143,7 +143,7 @@ def test_command__unknown_command_or_option__exits_2_with_usage(tmp_path: Path) 
 def test_command__reader_of_the_pipe_gone__is_quiet(one: Record, tmp_path: Path) -> None:
     with one.database.write() as session:
         for number in range(3_000):
-            daemon.add_alert(session, "alert.test", "x" * 100, number)
+            daemon.add_alert(session.connection(), "alert.test", "x" * 100, number)
     env = environment(tmp_path, DATABASE_URL=one.url)
     command = f"{sys.executable} -m bot.cli sessions --json --limit 1000 | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)

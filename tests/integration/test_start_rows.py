@@ -97,7 +97,7 @@ def test_decisions__several_of_a_session__the_newest_counts_and_all_marks(databa
             (OTHER, hold, 3),
             (OTHER, Decision(Action.WAIT, "x"), 4),
         ):
-            records.add_decision(tx, key, decision, at_ms)
+            records.add_decision(tx.connection(), key, decision, at_ms)
         payload = {"mark": "ended@1"}
         values = {"key": "n", "kind": "nudge", "session_key": str(OTHER), "created_ms": 9, "payload": payload}
         tx.execute(insert(ActionRow), [values | {"state": "done"}])

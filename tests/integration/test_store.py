@@ -219,7 +219,7 @@ async def test_rows__sqlite__reaches_the_disk_before_the_call_returns(tmp_path: 
         return into.execute("PRAGMA synchronous").fetchone()
 
     await writer(lambda _: None)  # which lowers its own connection's level
-    assert await writer.rows(level) == (2,)  # FULL
+    assert await writer.rows(level, durable=True) == (2,)  # FULL
     writer.close()
     database.dispose()
 
@@ -275,7 +275,7 @@ async def test_writer__connection_lost_in_the_commit__takes_effect_once(
     monkeypatch.setattr(dialect, "do_commit", lost)
 
     def change(session: Any) -> int:
-        records.add_alert(session, "alert.test", "once", 1)
+        records.add_alert(session.connection(), "alert.test", "once", 1)
         return next(runs)
 
     assert await writer(change) == (1 if took_effect else 2)
@@ -290,7 +290,7 @@ def test_committed__server_hasnt_noticed_that_the_connection_is_gone__ended_and_
 ) -> None:
     """What the server still has open of it is ended first."""
     with on_postgres.engine.connect() as left, Session(left) as session:
-        records.add_alert(session, "alert.test", "left open", 1)
+        records.add_alert(session.connection(), "alert.test", "left open", 1)
         number = doubt.number_of(session)
         assert number is not None
         assert not doubt.committed(on_postgres.engine, number)

@@ -107,7 +107,7 @@ class Outbox:
         if standing.why_not is not None and any(draft.kind == txs.SETTLE for draft in drafts):
             raise TryAgain(standing.why_not)
         signed = [await self._sign(draft, standing) for draft in drafts]
-        await self._writer.rows(lambda into: txs.add(into, signed))
+        await self._writer.rows(lambda into: txs.add(into, signed), durable=True)
         self.live += signed
         self.live.sort(key=lambda tx: (tx.nonce, tx.max_fee))
         await self.say(signed, new=True)  # W2 until the first byte leaves; at a nonce that had one before, W6
