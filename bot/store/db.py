@@ -5,7 +5,7 @@ event loop never waits for a disk. A transaction asked for as `durable` has reac
 A full or read-only disk, a lock or a server that is away are waited out: while nothing can be written nothing goes on.
 A change takes effect once, also when the connection is lost in its commit. A durable one is written only while the
 database is still ours.
-SQLite (default, WAL) and PostgreSQL are the same code by URL.
+SQLite (default, WAL) and PostgreSQL are the same code by URL, but for how `Writer.rows` reaches SQLite's driver.
 Doesn't promise that two processes may write: `bot.store.lock` sees to that for `run`; other commands leave a row
 in the inbox.
 """
