@@ -84,8 +84,8 @@ class SenderHooks:
     def set_aside(self) -> list[tuple[SessionKey, str]]:
         return self._reconciler.set_aside()
 
-    async def cured(self, key: SessionKey) -> None:
-        await self._reconciler.cured(key)
+    async def cured(self, key: SessionKey, reason: str | None = None) -> None:
+        await self._reconciler.cured(key, reason)
 
     def may_pay_wait(self, key: SessionKey) -> bool:
         return self._reconciler.may_pay_wait(key)

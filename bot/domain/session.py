@@ -223,7 +223,7 @@ def _settlement_outcome(session: Session, payload: object) -> None:
     said = payload if isinstance(payload, dict) else {}
     if said.get("outcome") == "failed":
         session.attempts += 1
-    if said.get("outcome") == "cured":
+    if said.get("outcome") in ("cured", "reason-changed"):
         session.set_aside, session.attempts = None, 0
     if said.get("set_aside"):
         session.set_aside = str(said["set_aside"])

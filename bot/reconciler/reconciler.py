@@ -274,15 +274,16 @@ class Reconciler:
             hint = Hint(Kind.PAYING, Source.CHAIN, Trust.PROVEN, now, payload={"payer": payer})
             await self._decisions.again(await self._intake.put(hint, key), now)
 
-    async def cured(self, key: SessionKey) -> None:
-        """The end of a session that was set aside would succeed now: it is tried again at once."""
+    async def cured(self, key: SessionKey, reason: str | None = None) -> None:
+        """The end of a session that was set aside would succeed now, or revert for another `reason`: tried again."""
         async with self._turn:
             live = self.memory.live.get(key)
             if live is None or live.session.ended:
                 return
             now = self.memory.now()
             live.retry_ms = 0
-            hint = Hint(Kind.SETTLEMENT, Source.KEEPER, Trust.PROVEN, now, payload={"outcome": "cured"})
+            said = {"outcome": "cured"} if reason is None else {"outcome": "reason-changed", "reason": reason}
+            hint = Hint(Kind.SETTLEMENT, Source.KEEPER, Trust.PROVEN, now, payload=said)
             await self._decisions.again(await self._intake.put(hint, key), now)
 
     # The chain ------------------------------------------------------------------------------------------------------

@@ -288,6 +288,25 @@ async def test_cured__set_aside_and_its_cause_gone__settled_at_once_and_a_fact(k
     assert keeper.session().set_aside is None
 
 
+async def test_cured__its_end_reverts_for_another_reason__tried_again_and_set_aside_with_that(keeper: Keeper) -> None:
+    """quarantine with reason, re-tried only when the reason changes"""
+    await keeper.reconciler.settle(1, {})
+    for _ in range(3):
+        await report(keeper, "failed", "the token is paused")
+        await keeper.at((keeper.now - T0) / 1000 + 10)
+    await keeper.at((keeper.now - T0) / 1000 + 600)
+    assert len(keeper.effects.settles) == 3
+    await keeper.reconciler.cured(KEY, "the student is frozen")
+    assert keeper.rows(FactRow)[-1].payload == {"outcome": "reason-changed", "reason": "the student is frozen"}
+    for attempt in (4, 5, 6):
+        assert len(keeper.effects.settles) == attempt
+        await report(keeper, "failed", "the student is frozen")
+        await keeper.at((keeper.now - T0) / 1000 + 10)
+    assert len(keeper.effects.settles) == 6
+    await keeper.restart()
+    assert keeper.reconciler.set_aside() == [(KEY, "the student is frozen")]
+
+
 async def test_withdrawn__sign_of_life_or_pause__only_the_first_withdraws(keeper: Keeper) -> None:
     """A hold, e.g. a pause, withdraws nothing."""
     await keeper.say(keeper.hint(Kind.ENDED))

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from bot.chain.errors import RpcError
 from bot.chain.fees import GWEI
+from bot.chain.sender.proof import why_refused
 from bot.chain.sender.terms import UNPROVEN
 from bot.store import txs
 from tests.support.anvil import ENGLISH, World, langdao
@@ -238,6 +240,7 @@ async def test_unmined__the_days_budget_is_under_way__not_replaced_and_alert(ben
 
 
 DAY_MS = 86_400_000
+REFUSED = why_refused(RpcError(3, "execution reverted", "0x"))[1]  # what a paused token makes of it
 
 
 async def test_settle__signed_a_day_ago_and_mined_now__counts_now(bench: Bench) -> None:
@@ -295,12 +298,24 @@ async def test_probe__token_works_again__cured(bench: Bench) -> None:
     bench.config = {"probe_every_ms": 1}
     await bench.restart()
     bench.world.do(bench.world.owner, "pause()", to=bench.world.token)
-    bench.hooks.aside = [(key, "paused or frozen")]
+    bench.hooks.aside = [(key, REFUSED)]
     await quiet_blocks(bench, 3, GWEI)
-    assert bench.hooks.cures == []
+    assert (bench.hooks.cures, bench.hooks.changes) == ([], [])
     bench.world.do(bench.world.owner, "unpause()", to=bench.world.token)
     await bench.until(lambda: bench.hooks.cures == [key], mine=True)
     assert bench.txs() == []
+
+
+async def test_probe__another_reason_than_before__told_once_with_it(bench: Bench) -> None:
+    """quarantine with reason, re-tried only when the reason changes"""
+    key = bench.lesson()
+    bench.config = {"probe_every_ms": 1}
+    await bench.restart()
+    bench.world.do(bench.world.owner, "pause()", to=bench.world.token)
+    bench.hooks.aside = [(key, "the student's account is frozen")]
+    await bench.until(lambda: bench.hooks.changes, mine=True)
+    await quiet_blocks(bench, 3, GWEI)
+    assert (bench.hooks.changes, bench.hooks.cures, bench.txs()) == ([(key, REFUSED)], [], [])
 
 
 async def test_probe__it_had_failed_though_simulated__a_simulation_is_no_cure(bench: Bench) -> None:

@@ -50,6 +50,7 @@ class Recorded:
     urgent: dict[SessionKey, Urgency] = field(default_factory=dict)
     aside: list[tuple[SessionKey, str]] = field(default_factory=list)
     cures: list[SessionKey] = field(default_factory=list)
+    changes: list[tuple[SessionKey, str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     def still_due(self, key: SessionKey) -> bool:
@@ -64,8 +65,12 @@ class Recorded:
     def set_aside(self) -> list[tuple[SessionKey, str]]:
         return self.aside
 
-    async def cured(self, key: SessionKey) -> None:
-        self.cures.append(key)
+    async def cured(self, key: SessionKey, reason: str | None = None) -> None:
+        if reason is None:
+            self.cures.append(key)
+        else:
+            self.aside = [(one, reason if one == key else known) for one, known in self.aside]
+            self.changes.append((key, reason))
 
     def may_pay_wait(self, key: SessionKey) -> bool:
         return self.waits

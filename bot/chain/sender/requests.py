@@ -163,7 +163,10 @@ class Requests:
     # Set aside ------------------------------------------------------------------------------------------------------
 
     async def probe(self, at: At) -> None:
-        """Looks whether the end of a session that was set aside would succeed now. Signs nothing."""
+        """Looks whether the end of a session that was set aside would succeed now, or fail for another reason.
+
+        Signs nothing, nor does what follows while it reverts: with another reason it is tried, and set aside with that.
+        """
         aside = list(self._hooks.set_aside())
         if not aside:
             return
@@ -173,6 +176,10 @@ class Requests:
                 continue
             if seen.refused is not None:
                 self._failing.add(key)
+                outcome, other = why_refused(seen.refused)
+                if outcome == "failed" and other != reason and not reason.startswith(UNPROVEN):
+                    log.info("settle.reason-changed", session=key.session_id, was=reason, reason=other)
+                    await self._hooks.cured(key, other)
             # One that failed when mined, though it had been simulated, is no better for another simulation.
             elif holds(seen.active, key) and (not reason.startswith(UNPROVEN) or key in self._failing):
                 self._failing.discard(key)

@@ -66,8 +66,8 @@ class Hooks(Protocol):
         """Sessions whose end is due, but reverted too often; each with the reason."""
         ...
 
-    async def cured(self, key: SessionKey) -> None:
-        """The end of a session that was set aside would succeed now."""
+    async def cured(self, key: SessionKey, reason: str | None = None) -> None:
+        """The end of a session that was set aside would succeed now, or revert for another reason, this one."""
         ...
 
     def may_pay_wait(self, key: SessionKey) -> bool: ...
