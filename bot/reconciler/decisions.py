@@ -23,6 +23,7 @@ from bot.store import records
 from bot.store.bulk import Driver
 from bot.store.db import Writer
 
+NO_NEWS = {(Action.WAIT, Action.WAIT), ("", Action.CLOSE)}
 SLICE = 100  # sessions decided on before others in the loop get a moment
 
 log = structlog.get_logger("reconciler")
@@ -61,7 +62,8 @@ class Decisions:
         """Decides for these sessions; stores what is new, then carries it out.
 
         Of many, the loop is let go now and then; they are still decided, and counted by the breaker, together.
-        `quiet`: another reason to wait is no news: a start, or a feed's return, would make one for everybody.
+        `quiet`: another reason to wait is no news, nor that a session has ended on which nothing was ever decided. A
+        start, or a feed's return, would make one for everybody.
         """
         if not self._memory.loaded:
             return
@@ -153,7 +155,7 @@ class Decisions:
             else:
                 memory.held.discard(key)
             decided = verdict(decision.action.value, decision.reason, _hold_of(decision))
-            if quiet and decided[0] == live.decided[0] == Action.WAIT:
+            if quiet and (live.decided[0], decided[0]) in NO_NEWS:
                 break
             if decision.action is Action.END or decided != live.decided:
                 found.append((key, live, decision, pack(live.session, world)))

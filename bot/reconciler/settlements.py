@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,8 +12,9 @@ from bot.domain import bill
 from bot.domain.decide import call_ended_ms
 from bot.domain.facts import SessionKey
 from bot.reconciler.memory import Live, Memory
-from bot.store import records
+from bot.store import chain_details, records
 from bot.store.db import Writer
+from bot.store.tables import Settlement
 
 PART = 250  # settlements completed in one transaction
 
@@ -31,31 +33,29 @@ class Settlements:
             over = [(key, live) for key in part if (live := self._memory.live.get(key)) and live.session.ended]
             if not over:
                 continue
+            reasons = await self._writer(partial(self._complete, over=over))
+            for session_id, reason in reasons.items():
+                log.info("settlement.seen", session=session_id, reason=reason)
 
-            def change(tx: Any, over: Sequence[tuple[SessionKey, Live]] = over) -> list[str | None]:
-                return [self._complete(tx, key, live) for key, live in over]
+    def _complete(self, tx: Any, over: Sequence[tuple[SessionKey, Live]]) -> dict[int, str]:
+        """The reason of each of these that there is a settlement of."""
+        rows = {row.session_id: row for row in records.settlements_by_id(tx, [key.session_id for key, _ in over])}
+        ours = chain_details.our_transactions(tx, [row.tx_hash for row in rows.values()])
+        known: dict[int, dict[str, Any]] = {}
+        for key, live in over:
+            row = rows.get(key.session_id)
+            if row is not None and row.student in (None, key.student) and row.tutor == key.tutor:
+                reason = records.settle_reason(tx, key) if row.tx_hash in ours else _theirs(row, live)
+                known[key.session_id] = {"reason": reason} | self._values(key, live, row)
+        records.complete_settlements(tx, known)
+        return {session_id: str(values["reason"]) for session_id, values in known.items()}
 
-            for (key, _), reason in zip(over, await self._writer(change), strict=True):
-                if reason is not None:
-                    log.info("settlement.seen", session=key.session_id, reason=reason)
-
-    def _complete(self, tx: Any, key: SessionKey, live: Live) -> str | None:
-        """The reason, None when there is no such settlement."""
+    def _values(self, key: SessionKey, live: Live, row: Settlement) -> dict[str, Any]:
         memory, skew_ms = self._memory, self._memory.conditions.skew_ms
         world, rooms = memory.world(live), memory.book.rooms_of(key)
-        row = records.settlement(tx, key.session_id)
-        if row is None or row.student not in (None, key.student) or row.tutor != key.tutor:
-            return None
-        ours = records.our_tx(tx, row.tx_hash)
         by_ms = memory.clock() if row.ended_at is None else row.ended_at * 1000 - skew_ms
         ended_ms = call_ended_ms(live.session, memory.policy, world, by_ms)
         values: dict[str, Any] = {"room_id": rooms[0] if rooms else None, "student": key.student}
-        if ours:
-            values["reason"] = records.settle_reason(tx, key)
-        elif row.ended_by == "owner":
-            values["reason"] = "by-backend"  # the same key, another program
-        else:
-            values["reason"] = "paid-after-nudge" if live.session.told else "on-their-own"
         if ended_ms is not None:
             at_s = (ended_ms + skew_ms) // 1000
             values["call_ended_at"] = at_s
@@ -69,5 +69,11 @@ class Settlements:
                     call_ended_at=at_s,
                 )
                 values |= {"overbilled_s": over.seconds, "overbilled_amount": str(over.amount)}
-        records.complete_settlement(tx, key.session_id, values)
-        return str(values["reason"])
+        return values
+
+
+def _theirs(row: Settlement, live: Live) -> str:
+    """Why a session ended that we didn't end."""
+    if row.ended_by == "owner":
+        return "by-backend"  # the same key, another program
+    return "paid-after-nudge" if live.session.told else "on-their-own"

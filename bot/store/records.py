@@ -23,9 +23,14 @@ from bot.store.tables import ActionRow, AlertRow, Settlement, TxRow
 # Settlements -------------------------------------------------------------------------------------------------------
 
 
-def complete_settlement(session: Session, session_id: int, values: Mapping[str, Any]) -> None:
-    """Adds what only we know of a settlement: its room, the reason, when the call ended."""
-    session.execute(update(Settlement).where(col(Settlement.session_id) == session_id).values(**values))
+def complete_settlements(session: Session, known: Mapping[int, Mapping[str, Any]]) -> None:
+    """Adds what only we know of settlements, given by session: the room, the reason, when the call ended."""
+    alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    for session_id, values in known.items():
+        alike.setdefault(tuple(values), []).append((*values.values(), session_id))
+    for columns, rows in alike.items():
+        sets = ", ".join(f"{name} = ?" for name in columns)
+        bulk.many(session.connection(), f"UPDATE settlements SET {sets} WHERE session_id = ?", rows)  # noqa: S608
 
 
 def settlement(session: Session, session_id: int) -> Settlement | None:

@@ -64,6 +64,16 @@ async def test_first_start__sessions_are_open__one_digest_to_the_operator_and_no
     assert keeper.rows(ActionRow) == []
 
 
+async def test_first_start__sessions_are_over_and_not_final__no_decision_about_them(keeper: Keeper) -> None:
+    """another reason to wait is no news, nor that a session has ended on which nothing was ever decided"""
+    await first_start(keeper)
+    assert {row.session_key for row in keeper.rows(DecisionRow)} == {str(KEY), str(OTHER)}
+    await keeper.end(OTHER, AGE_S + 1)
+    await keeper.restart()
+    closed = [row.session_key for row in keeper.rows(DecisionRow) if row.action == "close"]
+    assert closed == [str(OTHER)]
+
+
 async def test_first_start__nothing_is_open__nobody_is_told(tmp_path: Path) -> None:
     keeper = Keeper(tmp_path / "keeper.db")
     await first_start(keeper)
