@@ -74,6 +74,33 @@ def _refuse(asked: dict[str, Any]) -> str:
     raise RuntimeError("the HSM is locked")
 
 
+@pytest.mark.provokes("alert.balance", "ready.balance")
+def test_balance__account_empty__isnt_ready_signs_nothing_and_is_told(tmp_path: Path) -> None:
+    with site(tmp_path, OPERATOR_TOKEN=TOKEN) as one:
+        one.world.start(0, 0)
+        until(lambda: 'href="/session/1"' in one.ask("/").text)
+        one.world.node.rpc("anvil_setBalance", one.world.owner, hex(10**12))
+        until(lambda: "balance" in reasons(one))
+        settle(one, 1)
+        until(lambda: times_said(tmp_path, "alert.balance"))
+        assert one.world.is_active(0)
+
+
+@pytest.mark.provokes("alert.gas-budget")
+def test_budget__fees_rose_and_it_carries_no_other_settlement__waits_and_is_told(tmp_path: Path) -> None:
+    with site(tmp_path, OPERATOR_TOKEN=TOKEN, DAILY_GAS_BUDGET_ETH=0.0003) as one:
+        for number in range(2):
+            one.world.start(number, number)
+        until(lambda: 'href="/session/2"' in one.ask("/").text)
+        settle(one, 1)
+        until(lambda: not one.world.is_active(0))
+        one.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * 10**9))
+        one.world.node.mine()
+        settle(one, 2)
+        until(lambda: times_said(tmp_path, "alert.gas-budget"))
+        assert one.world.is_active(1)
+
+
 # The node ------------------------------------------------------------------------------------------------------------
 
 
