@@ -59,8 +59,8 @@ test: setup chromium ## all tests: contracts through ape, on Anvil and on Hardha
 		$(BROWSER) || status=$$?; pytest --ignore=tests/browser || status=$$?; exit $$status
 
 .PHONY: test-deep
-test-deep: setup ## the property tests with far more examples (an hour or more)
-	@HYPOTHESIS_PROFILE=deep $(PY) -m pytest --timeout=0 tests/property
+test-deep: setup ## the property tests with EXAMPLES each (5,000: an hour or more)
+	@HYPOTHESIS_PROFILE=deep EXAMPLES=$(EXAMPLES) $(PY) -m pytest --timeout=0 tests/property
 
 .PHONY: mutants
 mutants: setup ## change bot/domain one operator at a time: which changes does no test notice (10 minutes)

@@ -1,6 +1,7 @@
 """For all tests: hypothesis judges what our code does, not how fast a shared machine generates examples.
 
-`HYPOTHESIS_PROFILE=deep` (`make test-deep`) plays far more examples than a change's check has time for.
+`HYPOTHESIS_PROFILE=deep` (`make test-deep`) plays far more examples than a change's check has time for,
+`EXAMPLES` of each.
 """
 
 import os
@@ -9,5 +10,6 @@ from hypothesis import HealthCheck, settings
 
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 settings.register_profile("keeper", deadline=None, suppress_health_check=QUIET)
-settings.register_profile("deep", deadline=None, suppress_health_check=QUIET, max_examples=5_000)
+MANY = int(os.environ.get("EXAMPLES") or 5_000)
+settings.register_profile("deep", deadline=None, suppress_health_check=QUIET, max_examples=MANY)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "keeper"))

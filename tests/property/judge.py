@@ -209,7 +209,8 @@ class Judge:
         if any(at >= lesson.started_ms - EARLY_MS for at in lesson.ended_ms):
             dues.append(quiet_ms + policy.contradiction_cap_ms + policy.sole_room_timeout_ms + LATE_MS)
         armed = lesson.beats >= 3 and lesson.beat_ms - lesson.first_beat_ms >= 30_000
-        if armed and not lesson.beating:
+        # Those of before a reorg took it may be forgotten with its room.
+        if armed and not lesson.beating and lesson.first_beat_ms >= lesson.started_ms:
             dues.append(quiet_ms + policy.contradiction_cap_ms + policy.sole_room_timeout_ms + LATE_MS)
         if not lesson.heard:
             dues.append(max(quiet_ms, lesson.started_ms + policy.orphan_after_ms) + LATE_MS)
