@@ -141,7 +141,7 @@ async def test_settle__budget_for_two_of_three__the_third_waits_for_what_they_co
     """what is under way counts as spent, each nonce at the most that it can cost"""
     await bench.kill()
     two = guard_codec.gas_limit(2, 300_000)
-    bench.config = {"caps": Caps.of(1.25, 5), "daily_budget_wei": (two + 100_000) * GWEI}  # it bids 1 gwei
+    bench.config = {"caps": Caps.of(1.25, 5), "daily_budget_wei": (two + 250_000) * GWEI}  # it bids 1 gwei
     bench.boot()
     keys = lessons(bench)
     bench.mining(False)
