@@ -27,8 +27,9 @@ _MARKS = {
 def command(as_json: bool) -> int:
     """Check settings, node, contract, key, clock, backend, Redis and database, and say what to do.
 
-    Every check is in the list, with its result, value and remedy, however little can be checked. Exits 1 if any
-    failed. Changes nothing and takes at most 30 s.
+    Every check is in the list, with its result, value and remedy. Exits 1 if any failed. Without a setting that all
+    commands need, or a node, it says that alone, and exits 2 as they do; --json lists every check, always.
+    Changes nothing and takes at most 30 s.
 
     \b
     Example:
@@ -43,9 +44,19 @@ def command(as_json: bool) -> int:
     ok = all(check.result != "failed" for check in checks)
     if as_json:
         emit({"ok": ok, "checks": [check.document() for check in checks]})
+    elif (blocked := doctor.unusable(checks)) is not None:
+        _print_blocked(blocked, checks)
+        return 2
     else:
         print_checks(checks)
     return 0 if ok else 1
+
+
+def _print_blocked(blocked: Check, checks: list[Check]) -> None:
+    said = blocked.value if blocked.name == "settings" else f"RPC_URL: {blocked.value}. {blocked.remedy}"
+    click.echo(f"langdao-keeper: {plain(said)}", err=True)
+    left = sum(1 for check in checks if check.result == "skipped")
+    click.echo(f"{left} of {len(checks)} checks had to be skipped. The others: langdao-keeper doctor --json", err=True)
 
 
 def print_checks(checks: list[Check]) -> None:

@@ -71,6 +71,14 @@ async def examine(settings: Settings, wrong: Mapping[str, str] | None = None) ->
     return [found[name] for stage in STAGES for name in stage]
 
 
+def unusable(checks: list[Check]) -> Check | None:
+    """The check without which no command works at all: of settings that all need, or a node that can't be reached."""
+    found = {check.name: check for check in checks}
+    if found["rpc"].result == "failed":
+        return found["rpc"]
+    return found["settings"] if "skipped" in (found["rpc"].result, found["contract"].result) else None
+
+
 async def _one(name: str, check: Checker, patient: Patient, deadline: float) -> Check:
     unread = [setting for setting in READS.get(name, ()) if setting in patient.wrong]
     if unread:
