@@ -92,8 +92,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that changes nothing, on one consistent state of the database."""
-        with Session(self.engine) as session:
+        """A session that changes nothing, on one consistent state of the database, whoever writes meanwhile."""
+        # SQLite's readers see one state as they are; PostgreSQL's see each statement's own unless told.
+        engine = self.engine if self.sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        with Session(engine) as session:
             yield session
 
     @contextmanager
