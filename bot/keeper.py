@@ -14,7 +14,6 @@ and the next start resumes by reading. SIGTERM or SIGINT: no new work, everythin
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -28,6 +27,7 @@ import structlog
 from bot.domain.policy import RISK_OF_HINTS
 from bot.errors import Misconfigured, TryAgain
 from bot.ground import Ground, opened
+from bot.ops import heap
 from bot.settings import Settings
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Keeper:
             raise
         if not prepared:
             return until.close()
-        gc.freeze()  # what the start made stays: walking it each time would hold the loop up for tens of milliseconds
+        heap.settle_down()  # walking what stays each time would hold the loop up for tens of milliseconds
         goal = asyncio.create_task(until, name="until")
         parts = [asyncio.create_task(part, name=name) for name, part in self._parts().items()]
         try:

@@ -21,8 +21,9 @@ def command(dry_run: bool, as_json: bool) -> int:
     Example:
       RPC_URL=http://127.0.0.1:8545 CONTRACT_ADDRESS=0x… langdao-keeper run --dry-run
     """
-    from bot.ops import logging
+    from bot.ops import heap, logging
 
+    heap.share_heaps()
     settings = load_settings()
     if dry_run:
         settings = settings.model_copy(update={"dry_run": True})
