@@ -93,12 +93,14 @@ class Judge:
         name = reason.partition(":")[0]
         if name in WORD:
             self._word_may_end(lesson, where)
-        given = grace if lesson.missed else window  # where nobody can be reached, the grace alone
         match name:
             case "told":
                 assert lesson.told_ms, f"only a participant's own end signature or an operator ends at once: {where}"
             case "ended":
-                assert any(now - at >= given for at in lesson.ended_ms), f"window and grace are given: {where}"
+                # Where nobody can be reached, the grace alone; it counts from the last sign of life, if there was one.
+                quiet = bool(lesson.life_ms) and now - lesson.life_ms >= grace
+                given_ms = (0 if quiet else grace) if lesson.missed else window
+                assert any(now - at >= given_ms for at in lesson.ended_ms), f"window and grace are given: {where}"
             case "contradiction":
                 self._contradiction_may_end(lesson, where)
             case "away":
@@ -169,9 +171,7 @@ class Judge:
         if self.tripped_ms is not None:
             alive_ms, student = max(lesson.life_ms, lesson.still_ms), lesson.key.student
             silent = alive_ms <= self.tripped_ms and now >= self.tripped_ms + policy.mass_hold_max_ms
-            lost_ms = (at for at, _ in lesson.lost.values())
-            said_ms = max([alive_ms, lesson.asked_ms, *lesson.ended_ms, *lesson.timeout_ms, *lost_ms])
-            own = said_ms > self.tripped_ms
+            own = max(alive_ms, lesson.asked_ms, lesson.word_ms) > self.tripped_ms
             if reason == "drained":
                 own = stage.owed(student, self.tripped_ms - 2_000) < stage.balances[student]
             assert own or silent, f"held by the breaker since {self.tripped_ms}: {reason} of {lesson}"
@@ -240,7 +240,9 @@ class Judge:
                 stage.reached["clock: days"] += due - stage.now > 86_400_000
                 await stage.jumps(due - stage.now - LATE_MS)  # what nobody hears of doesn't have to be played
             await stage.passes(due - stage.now)
-            self._dealt_with(open_since[key], quiet_ms)
+            lesson = open_since[key]
+            if lesson.ended or (self.due_ms(lesson, quiet_ms) or 0) <= stage.now:  # another's end can put it off
+                self._dealt_with(lesson, quiet_ms)
             await asyncio.sleep(0)
 
     def _dealt_with(self, lesson: Lesson, quiet_ms: int) -> None:

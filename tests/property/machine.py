@@ -120,15 +120,28 @@ class Machine(RuleBasedStateMachine):
         copies=st.integers(0, 2),
         source=st.sampled_from((Source.SOCKET, Source.WEBHOOK, Source.RECORD)),
         page_stays=st.booleans(),
+        haunted=st.booleans(),
     )
-    def hang_up(self, slot: int, copies: int, source: Source, page_stays: bool) -> None:
-        """The call is over; the word of it is lost, comes, or comes twice. A page may stay open."""
+    def hang_up(self, slot: int, copies: int, source: Source, page_stays: bool, haunted: bool) -> None:
+        """The call is over; the word of it is lost, comes, or comes twice. A page, or somebody else, may go on."""
         lesson = self.lesson(slot)
         if lesson is not None and not lesson.over:
             lesson.over = True
             lesson.beating &= page_stays
+            lesson.haunted |= haunted
             if copies:
                 self.run(self.stage.say(lesson, Kind.ENDED, source, copies))
+
+    @precondition(lambda self: self.stage.lessons)
+    @rule(slot=SLOTS, channel=st.sampled_from(CHANNELS[2:]) | st.just(CHANNELS[0]))
+    def forgotten_page(self, slot: int, channel: dict[str, Any]) -> None:
+        """The call is over, which is said, but a page stays open and sends heartbeats for long."""
+        lesson = self.lesson(slot)
+        if lesson is not None and not lesson.over:
+            self.stage.webhook_up, self.stage.channel = True, channel
+            lesson.over = lesson.beating = True
+            self.run(self.stage.say(lesson, Kind.ENDED, Source.SOCKET))
+            self.run(self.stage.passes(700_000))
 
     @precondition(lambda self: self.stage.lessons)
     @rule(kind=st.sampled_from((Kind.ENDED, Kind.TIMEOUT)), truly=st.booleans(), insists=st.booleans())

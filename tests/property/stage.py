@@ -68,6 +68,7 @@ class Lesson:
     life_ms: int = 0  # the newest believed sign of life, heartbeats included
     haunt_ms: int = 0
     still_ms: int = 0
+    word_ms: int = 0  # the newest believed end, loss or time-out, whether it changed anything or not
     told_ms: int = 0  # an order of a participant or an operator
     ended_ms: list[int] = field(default_factory=list)  # believed words that stand
     timeout_ms: list[int] = field(default_factory=list)
@@ -271,6 +272,8 @@ class Stage:
     def _believe(self, lesson: Lesson, hint: Hint) -> None:
         at_ms = hint.received_ms
         lesson.heard = True
+        if hint.kind in (Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT):
+            lesson.word_ms = at_ms
         match hint.kind:
             case Kind.ENDED:
                 lesson.ended_ms.append(at_ms)

@@ -56,10 +56,6 @@ def takes_its_own_absence_for_silence(patch: Patch) -> None:
     patch.setattr(FeedBoard, "outage", lambda *_: None)
 
 
-def lets_anybody_put_an_end_off_for_ever(patch: Patch) -> None:
-    patch.setattr(rules, "_weak", lambda one, *_: one.weak_life_ms)
-
-
 def drops_the_cap_of_a_contradiction(patch: Patch) -> None:
     def without_cap(one: Session, policy: Policy, world: World) -> Iterator[Due]:
         return rules.ended_by_participant(one, replace(policy, contradiction_cap_ms=10**12), world)
@@ -134,7 +130,6 @@ FAULTS: dict[Callable[[Patch], None], str] = {
     counts_browser_time: "are given|is given|not dealt with|never decided on|equal session",
     ends_on_an_anonymous_word: "are given|is given|never lost|no word of the backend",
     takes_its_own_absence_for_silence: "that could be heard",
-    lets_anybody_put_an_end_off_for_ever: "not dealt with",
     drops_the_cap_of_a_contradiction: "not dealt with",
     ends_a_contradiction_without_asking: "the question was delivered|it could be answered",
     reads_facts_in_another_order: "the same facts give an equal session",
@@ -143,7 +138,7 @@ FAULTS: dict[Callable[[Patch], None], str] = {
     believes_the_backend_whatever_is_set: "no word of the backend ends a lesson",
     signs_while_paused: "nothing is signed while",
     forgets_a_pause: "survive restarts|nothing is signed while paused",
-    tries_what_reverts_for_ever: "is tried only when somebody says so",
+    tries_what_reverts_for_ever: "is tried only when somebody says so|not dealt with",
     counts_one_lesson_of_a_balance: "used up|not dealt with",
     joins_a_room_to_other_people: "are given|never lost|not dealt with",
     doesnt_hear_a_participant: "a participant says that it goes on|equal session|are given|is given",
