@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,21 +11,8 @@ from bot.chain import codec
 from bot.chain.fees import GWEI, Caps
 from bot.chain.sender import ended_in
 from bot.domain.facts import SessionKey
-from tests.support.anvil import ENGLISH, World, langdao
-from tests.support.sender import HIGH_FEE, Bench, benched, proxied, unmined
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[World]:
-    with langdao("--order", "fees") as world:
-        yield world
-
-
-@pytest.fixture
-async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path) as bench:
-        yield bench
-
+from tests.support.anvil import ENGLISH
+from tests.support.sender import HIGH_FEE, Bench, proxied, unmined
 
 # What it does --------------------------------------------------------------------------------------------------------
 

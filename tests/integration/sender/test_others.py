@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,21 +12,8 @@ from bot.chain.fees import GWEI
 from bot.chain.sender.proof import why_refused
 from bot.chain.sender.terms import UNPROVEN
 from bot.store import txs
-from tests.support.anvil import ENGLISH, World, langdao
-from tests.support.sender import Bench, benched, foreign, proxied, quiet_blocks, unmined
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[World]:
-    with langdao("--order", "fees") as world:
-        yield world
-
-
-@pytest.fixture
-async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path) as bench:
-        yield bench
-
+from tests.support.anvil import ENGLISH
+from tests.support.sender import Bench, foreign, proxied, quiet_blocks, unmined
 
 # Others with the key -------------------------------------------------------------------------------------------------
 

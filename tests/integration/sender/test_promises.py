@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,21 +15,9 @@ from bot.chain import codec
 from bot.chain.fees import GWEI
 from bot.domain.urgency import Urgency
 from bot.store import txs
-from tests.support.anvil import CallFailed, World, langdao
-from tests.support.sender import HIGH_FEE, Bench, benched, foreign, proxied, unmined
+from tests.support.anvil import CallFailed
+from tests.support.sender import HIGH_FEE, Bench, foreign, proxied, unmined
 from tests.support.servers import until
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[World]:
-    with langdao("--order", "fees") as world:
-        yield world
-
-
-@pytest.fixture
-async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path) as bench:
-        yield bench
 
 
 async def test_settle__stored__by_a_transaction_that_reached_the_disk(bench: Bench) -> None:
@@ -92,17 +79,19 @@ async def test_crash__no_longer_due_at_the_restart__retracted_and_never_said(ben
     key = await stored_and_not_said(bench)
     first = bench.txs()[0]
     bench.hooks.alive.add(key)
-    said: list[str] = []
+    said: set[str] = set()  # on a busy machine the same one more than once
 
     async def note(method: str, params: list[Any]) -> None:
         if method == "eth_sendRawTransaction":
-            said.append(params[0])
+            said.add(params[0])
 
     async with proxied(bench) as proxy:
         proxy.before = note
         assert await bench.outcome() == "retracted"
-    retract = bench.txs()[1]
-    assert (retract.kind, retract.nonce, said) == ("retract", first.nonce, [retract.raw])
+    retracts = bench.txs()[1:]
+    assert {(one.kind, one.nonce) for one in retracts} == {("retract", first.nonce)}
+    assert said
+    assert said <= {one.raw for one in retracts}
     assert bench.world.is_active(0)
 
 

@@ -5,30 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from bot.chain import codec
 from bot.chain.fees import GWEI
 from bot.chain.sender.outbox import FREE_GAS, SAY_S
-from tests.support.anvil import World, langdao
-from tests.support.sender import Bench, benched, error, proxied, quiet_blocks, unmined
+from tests.support.sender import Bench, error, proxied, quiet_blocks, unmined
 from tests.support.servers import until
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[World]:
-    with langdao("--order", "fees") as world:
-        yield world
-
-
-@pytest.fixture
-async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path) as bench:
-        yield bench
 
 
 class Asked:

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from bot.chain.fees import GWEI
 from bot.domain.urgency import Urgency
-from tests.support.anvil import World, langdao
-from tests.support.sender import Bench, benched, error, foreign, proxied, quiet_blocks, unmined
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[World]:
-    with langdao("--order", "fees") as world:
-        yield world
-
-
-@pytest.fixture
-async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path) as bench:
-        yield bench
-
+from tests.support.sender import Bench, error, foreign, proxied, quiet_blocks, unmined
 
 # No longer due -------------------------------------------------------------------------------------------------------
 
