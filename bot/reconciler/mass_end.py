@@ -55,7 +55,8 @@ class MassEnd:
         if not ends:
             return None
         memory = self._memory
-        gone = sum(1 for key in memory.breaker.recent if memory.book.by_tutor.get(key.tutor) != key)
+        lately = [key for key, at in memory.breaker.recent.items() if now - at < WINDOW_MS]
+        gone = sum(1 for key in lately if memory.book.by_tutor.get(key.tutor) != key)
         active = len(memory.book.by_tutor) + gone
         count = memory.breaker.note(ends, active, memory.policy, now)
         if count is None:

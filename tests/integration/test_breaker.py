@@ -221,6 +221,20 @@ async def test_resumed_after_a_pause__all_are_reported_later__trips_all_the_same
     assert len(alerts(keeper)) == 1
 
 
+async def test_wave__after_ends_of_long_ago__those_arent_counted_as_active(keeper: Keeper) -> None:
+    """more than MASS_END_SHARE of the active sessions"""
+    await reported(keeper, KEYS[:8], 100)
+    await keeper.at(170)
+    assert settled(keeper) == set(KEYS[:8])
+    for key in KEYS[:8]:
+        await keeper.end(key, 170)
+    await reported(keeper, KEYS[8:19], 1_000)
+    await keeper.at(1_100)
+    assert settled(keeper) == set(KEYS[:8]), "11 of 16"
+    [text] = alerts(keeper)
+    assert "11 of 16 active sessions" in text
+
+
 # What else holds ends: a pause, and a session's own failures --------------------------------------------------------
 
 

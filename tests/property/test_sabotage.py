@@ -138,9 +138,9 @@ FAULTS: dict[Callable[[Patch], None], str] = {
     believes_the_backend_whatever_is_set: "no word of the backend ends a lesson",
     signs_while_paused: "nothing is signed while",
     forgets_a_pause: "survive restarts|nothing is signed while paused",
-    tries_what_reverts_for_ever: "is tried only when somebody says so|not dealt with",
+    tries_what_reverts_for_ever: "is tried only when somebody says so",
     counts_one_lesson_of_a_balance: "used up|not dealt with",
-    joins_a_room_to_other_people: "are given|never lost|not dealt with",
+    joins_a_room_to_other_people: "are given|never lost",
     doesnt_hear_a_participant: "a participant says that it goes on|equal session|are given|is given",
 }
 
