@@ -173,7 +173,8 @@ class Judge:
             silent = alive_ms <= self.tripped_ms and now >= self.tripped_ms + policy.mass_hold_max_ms
             own = max(alive_ms, lesson.asked_ms, lesson.word_ms) > self.tripped_ms
             if reason == "drained":
-                own = stage.owed(student, self.tripped_ms - 2_000) < stage.balances[student]
+                unspent = stage.owed(student, self.tripped_ms - 2_000) < stage.balances[student]
+                own = unspent or lesson.started_ms > self.tripped_ms - 2_000
             assert own or silent, f"held by the breaker since {self.tripped_ms}: {reason} of {lesson}"
             stage.reached["breaker: own evidence" if not silent else "breaker: silent for long"] += 1
         if int(inputs["evidence_ms"]) > self.fresh_since_ms:

@@ -192,8 +192,9 @@ class Stage:
         await self.ask("resume")
         for lesson in self.lessons.values():
             lesson.poison = False
-        await self.cure()
-        await self.passes(60_000)
+        for _ in range(2):  # what was set aside may fall due only now
+            await self.cure()
+            await self.passes(60_000)
 
     # Time -------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ ALWAYS = {
     *("nudge: anonymous-end", "wait: away", "alert: orphan"),
     *("hold: paused", "hold: finality", "hold: mass-end", "hold: failed", "restart: paused"),
     *("set aside: cured", "refused", "breaker: tripped", "clock: hours", "clock: days"),
-    *("over: handed to an operator", "over: held, paused", "over: held, finality", "over: held, failed"),
+    *("over: handed to an operator", "over: held, paused", "over: held, finality"),
 }
 RELEASES = {"breaker: resumed", "breaker: own evidence", "breaker: silent for long"}
 REACHES = {

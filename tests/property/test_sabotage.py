@@ -132,7 +132,7 @@ FAULTS: dict[Callable[[Patch], None], str] = {
     takes_its_own_absence_for_silence: "that could be heard",
     drops_the_cap_of_a_contradiction: "not dealt with",
     ends_a_contradiction_without_asking: "the question was delivered|it could be answered",
-    reads_facts_in_another_order: "the same facts give an equal session",
+    reads_facts_in_another_order: "the same facts give an equal session|replay equals history",
     gives_nobody_time_to_react: "window and grace are given",
     never_trips: "ended at once",
     believes_the_backend_whatever_is_set: "no word of the backend ends a lesson",
