@@ -241,7 +241,8 @@ def _armed(session: Session, policy: Policy) -> bool:
 
 def _alive(session: Session, policy: Policy, hint: Word) -> int:
     """The newest sign of life, as far as it counts against `hint`."""
-    return max(session.beats.last_ms, session.life_ms, _weak(session, hint.at_ms, policy))
+    known = max(session.beats.last_ms, session.life_ms, session.still_here_ms)
+    return max(known, _weak(session, hint.at_ms, policy))
 
 
 def _weak(session: Session, from_ms: int, policy: Policy) -> int:

@@ -98,7 +98,7 @@ class Judge:
                 assert lesson.told_ms, f"only a participant's own end signature or an operator ends at once: {where}"
             case "ended":
                 # Where nobody can be reached, the grace alone; it counts from the last sign of life, if there was one.
-                quiet = bool(lesson.life_ms) and now - lesson.life_ms >= grace
+                quiet = bool(lesson.life_ms) and now - max(lesson.life_ms, lesson.still_ms) >= grace
                 given_ms = (0 if quiet else grace) if lesson.missed else window
                 assert any(now - at >= given_ms for at in lesson.ended_ms), f"window and grace are given: {where}"
             case "contradiction":

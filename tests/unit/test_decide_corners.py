@@ -87,3 +87,10 @@ def test_held__the_end_that_is_due_and_when_it_tripped__are_in_the_record() -> N
     assert (held.inputs["hold"], held.inputs["mass_end_ms"], held.due_ms) == ("mass-end", at(150), at(160))
     paused = look(lesson(ENDED), 170, replace(WORLD, hold="paused"))
     assert (paused.inputs["hold"], paused.due_ms) == ("paused", at(160))
+
+
+def test_ended__while_nobody_can_be_reached__not_within_the_grace_of_a_participants_own_word() -> None:
+    """a session that a participant's signature … show[s] alive within the grace is never ended by a hint"""
+    still = hint(Kind.STILL_HERE, 120, Source.PARTICIPANT)
+    said = lesson(*beating(100), still, hint(Kind.ENDED, 121, Source.SOCKET))
+    assert first(said, Action.END, replace(WORLD, reachable=False)) == 120 + 30
