@@ -6,7 +6,7 @@ the refused size is tried again only after a while of successes. Pure: no clock,
 
 from __future__ import annotations
 
-TARGET_LOGS = 1_750  # about 1.2 MB of JSON; three pages are in memory at a time, as JSON or as rows
+TARGET_LOGS = 2_500  # about 1.7 MB of JSON; three pages are in memory at a time, as JSON or as rows
 FIRST_BLOCKS = 16  # until the density is known: a dense chain's first answer has to fit into memory too
 MOST_BLOCKS = 100_000
 _TRUST_AFTER = 16  # pages answered at the ceiling before it is raised

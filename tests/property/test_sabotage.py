@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import Phase, settings
+from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from bot.domain import bill, breaker, decide, linking, rules, saw, session, trust
@@ -163,7 +163,7 @@ def test_machine__rules_with_this_fault__finds_it(fault: Callable[[Patch], None]
         report_multiple_bugs=False,
         database=None,
     )
-    machine = type("Sabotaged", (Machine,), {"hints": hints, "reached": Counter()})
+    machine = seed(0)(type("Sabotaged", (Machine,), {"hints": hints, "reached": Counter()}))
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=FAULTS[fault]):
         run_state_machine_as_test(machine, settings=how)
