@@ -21,6 +21,9 @@ from tests.property.machine import Machine
 EXAMPLES = 150
 ROUNDS = 6  # of examples, before it counts as a state that can't be reached and not as chance
 STEPS = 25
+# Open: with seeds 0 to 5, Hints.YES finds a history in which `ended` ends a lesson within the grace of a return (nobody
+# can be reached, another lesson is ordered to end, a reorg, a lost connection that is back). Whether the keeper or the
+# judge is wrong isn't known yet; begin at 0 again to see it.
 FIRST_SEED = 10
 
 ALWAYS = {
