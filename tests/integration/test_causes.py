@@ -183,7 +183,6 @@ def test_finality__node_takes_back_final_blocks__isnt_ready_alerts_and_goes_on_w
     tmp_path: Path,
 ) -> None:
     with langdao(students=2, tutors=2) as other:
-        other.node.rpc("anvil_setCoinbase", "0x" + "c1" * 20)  # made in the same second, the two would be one chain
         other.node.mine(300)
         with through(tmp_path) as (one, proxy):
             right, proxy.node_url = proxy.node_url, other.node.url

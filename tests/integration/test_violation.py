@@ -56,6 +56,14 @@ def finality_shows(home: Path, given: dict[str, Any]) -> bool:
     return "finality" in inside(home, "status", "--json", **given).out
 
 
+def test_two_nodes__made_in_the_same_second__are_two_chains() -> None:
+    """What the other tests here rest on: else `other` only goes on where `world` has got to."""
+    clock = "--timestamp", "1800000000"
+    with langdao(*clock, students=1, tutors=1) as one, langdao(*clock, students=1, tutors=1) as another:
+        ours, theirs = ({world.node.header(number)["hash"] for number in range(1, 8)} for world in (one, another))
+    assert not ours & theirs
+
+
 def test_run__reorg_below_the_finalized_block__signs_nothing_alerts_and_goes_on_with_a_new_database(
     tmp_path: Path,
 ) -> None:

@@ -1,7 +1,8 @@
 """A real Anvil of a test's own, with LangDAO on it and people who hold lessons.
 
 Promises: the node listens on a port that was free, is a child of this process, and is gone when its `with` block is
-left. Transactions are sent by Anvil's unlocked accounts and mined at once, unless mining is switched off.
+left. Its blocks are those of no other node of this process. Transactions are sent by Anvil's unlocked accounts and
+mined at once, unless mining is switched off.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGLISH, SPANISH = 0, 1
 RATE = 1_000  # base units of PYUSD per second
 DEPOSIT = 1_000_000_000
+_COINBASES = itertools.count(0xC0)
 
 
 class CallFailed(Exception):
@@ -43,7 +45,6 @@ class Anvil:
         self.url = url
         self.process = process
         self._ids = itertools.count(1)
-        self._coinbases = itertools.count(0xC0)
 
     def rpc(self, method: str, *params: Any) -> Any:
         body = json.dumps({"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}).encode()
@@ -82,7 +83,14 @@ class Anvil:
     def back_to(self, snapshot: str) -> None:
         """Forgets all blocks since the snapshot; what is mined next differs from what was there."""
         assert self.rpc("evm_revert", snapshot)
-        self.rpc("anvil_setCoinbase", f"0x{next(self._coinbases):040x}")
+        self.differ()
+
+    def differ(self) -> None:
+        """What is mined from now on is in no other node's chain, nor in what this one forgot.
+
+        The same transactions in blocks of the same second are the same blocks, by hash.
+        """
+        self.rpc("anvil_setCoinbase", f"0x{next(_COINBASES):040x}")
 
 
 @contextmanager
@@ -104,7 +112,7 @@ def anvil(*options: str, port: int | None = None, wait_s: float = 20) -> Iterato
         while True:
             assert process.poll() is None, "anvil ended by itself"
             try:
-                node.rpc("eth_chainId")
+                node.differ()
                 break
             except OSError:
                 assert time.monotonic() < deadline, "anvil doesn't answer"
