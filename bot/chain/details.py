@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
 from sqlmodel import Session
@@ -171,7 +171,7 @@ class Details:
         await self._tell_settled(await self._writer(change))
         return set(senders)
 
-    def _sender(self, one: Unread, address: Address, ours: set[str]) -> Sender:
+    def _sender(self, one: Unread, address: Address, ours: Collection[str]) -> Sender:
         by_keeper = one.tx_hash in ours
         if by_keeper:
             ended_by = "keeper"

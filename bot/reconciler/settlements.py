@@ -1,4 +1,8 @@
-"""Adds to a settlement what only the keeper knows: room, reason, when the call ended and what was too much."""
+"""Adds to a settlement what only the keeper knows: room, reason, when the call ended and what was too much.
+
+Promises: a reader never sees a reason before whom it is about. That it was the keeper itself is known here and stored
+with the reason; of somebody else's end the reason stays null until `chain/details` has read who it was.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +42,21 @@ class Settlements:
                 log.info("settlement.seen", session=session_id, reason=reason)
 
     def _complete(self, tx: Any, over: Sequence[tuple[SessionKey, Live]]) -> dict[int, str]:
-        """The reason of each of these that there is a settlement of."""
+        """The reason of each of these that there is a settlement of, and whose ender is known."""
         rows = {row.session_id: row for row in records.settlements_by_id(tx, [key.session_id for key, _ in over])}
         ours = chain_details.our_transactions(tx, [row.tx_hash for row in rows.values()])
         known: dict[int, dict[str, Any]] = {}
+        who: dict[str, Any]
         for key, live in over:
             row = rows.get(key.session_id)
             if row is not None and row.student in (None, key.student) and row.tutor == key.tutor:
-                reason = records.settle_reason(tx, key) if row.tx_hash in ours else _theirs(row, live)
-                known[key.session_id] = {"reason": reason} | self._values(key, live, row)
+                if row.tx_hash in ours:
+                    who = chain_details.by_keeper(ours[row.tx_hash]) | {"reason": records.settle_reason(tx, key)}
+                else:
+                    who = {} if row.ended_by is None else {"reason": _theirs(row, live)}
+                known[key.session_id] = who | self._values(key, live, row)
         records.complete_settlements(tx, known)
-        return {session_id: str(values["reason"]) for session_id, values in known.items()}
+        return {session_id: str(values["reason"]) for session_id, values in known.items() if "reason" in values}
 
     def _values(self, key: SessionKey, live: Live, row: Settlement) -> dict[str, Any]:
         memory, skew_ms = self._memory, self._memory.conditions.skew_ms

@@ -59,6 +59,7 @@ def _take(tx: Any, since_s: int, at_ms: int) -> list[Bill]:
         select(Settlement).where(
             *confirmed_since(since_s, first_start.known(tx).block),
             col(Settlement.rate).is_not(None),  # its details were read
+            col(Settlement.ended_by).is_not(None),
             ~exists().where(col(ActionRow.key) == literal(f"{KIND}:") + key_of_settlement()),
         )
     ).all()

@@ -6,7 +6,7 @@ Promises: each function is part of its caller's transaction; a row that a reorg 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table, select
 from sqlmodel import Session
@@ -103,11 +103,17 @@ def fill_senders(session: Session, senders: Sequence[Sender]) -> None:
     )
 
 
-def our_transactions(session: Session, hashes: Sequence[str]) -> set[str]:
-    """Which of these transactions the keeper itself signed."""
-    found: set[str] = set()
+def by_keeper(sender: Address) -> dict[str, Any]:
+    """The columns that say that the keeper ended it, as this signer."""
+    return {"sender": sender, "ended_by": "keeper", "by_keeper": True}
+
+
+def our_transactions(session: Session, hashes: Sequence[str]) -> dict[str, Address]:
+    """Which of these transactions the keeper itself signed, and as whom."""
+    found: dict[str, Address] = {}
     for part in bulk.parts(hashes):
-        found.update(session.connection().execute(select(_txs.c.hash).where(_txs.c.hash.in_(part))).scalars())
+        query = select(_txs.c.hash, _txs.c.sender).where(_txs.c.hash.in_(part))
+        found.update((tx_hash, Address(sender)) for tx_hash, sender in session.connection().execute(query))
     return found
 
 

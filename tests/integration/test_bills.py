@@ -63,9 +63,10 @@ async def test_bills__confirmed_end__told_once_with_what_it_cost(kept: Record) -
         {"finality": "seen"},  # a reorg may take back what was merely seen
         {"ago_s": 601},  # never later than EFFECT_MAX_AGE_S after it
         {"rate": None},  # its details weren't read yet
+        {"ended_by": None},  # nor who it was: nobody knows yet why
         {"student": None},
     ],
-    ids=["seen", "old", "no-details", "no-student"],
+    ids=["seen", "old", "no-details", "no-ender", "no-student"],
 )
 async def test_bills__end_that_is_not_to_be_told__nothing(kept: Record, end: dict[str, Any]) -> None:
     kept.end(kept.session(7), **end)

@@ -14,8 +14,7 @@ import pytest
 from bot.domain.facts import Kind, Role, SessionKey, Source
 from bot.domain.urgency import Urgency
 from bot.ops.timer import keep_deadlines
-from bot.store import chain_details
-from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Room
+from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Room, TxRow
 from tests.support.keeper import KEY, OTHER, RATE, T0_S, Keeper, keeper
 from tests.support.sessions import OTHER_STUDENT, OTHER_TUTOR, STUDENT, T0, TUTOR
 
@@ -217,7 +216,23 @@ async def test_settled__end_on_chain__settlement_is_completed(keeper: Keeper) ->
     row = keeper.settlement()
     assert (row.room_id, row.call_ended_at, row.student) == ("req_1", T0_S + 100, STUDENT)
     assert (row.overbilled_s, row.overbilled_amount) == (65, str(65 * RATE))
-    assert row.reason == "on-their-own"  # no transaction of ours has this hash
+    assert (row.reason, row.ended_by) == (None, None)  # no transaction of ours has this hash
+    await keeper.ender_read(KEY, "student")
+    assert keeper.settlement().reason == "on-their-own"
+
+
+async def test_settled__by_our_transaction__reason_and_ender_are_stored_together(keeper: Keeper) -> None:
+    """a reader never sees a reason before whom it is about"""
+    await keeper.at(100)
+    await keeper.say(keeper.hint(Kind.ENDED))
+    await keeper.at(160)
+    with keeper.database.write() as session:
+        values = {"nonce": 0, "sender": OTHER_TUTOR, "kind": "settle", "raw": "0x", "gas": 300_000}
+        session.add(TxRow(hash="0xe2", max_fee="1", tip="1", stored_ms=0, stored_block=0, **values))
+    await keeper.end(KEY, 165)
+    row = keeper.settlement()
+    assert (row.tx_hash, row.reason) == ("0xe2", "ended")
+    assert (row.ended_by, row.by_keeper, row.sender) == ("keeper", True, OTHER_TUTOR)
 
 
 async def test_settled__clock_apart_from_the_chains__call_ended_at_is_chain_time(keeper: Keeper) -> None:
@@ -233,6 +248,7 @@ async def test_settled__alive_until_paid__nothing_was_too_much(keeper: Keeper) -
     """both null where `call_ended_at` is unknown"""
     await keeper.beats(100)
     await keeper.end(KEY, 102)
+    await keeper.ender_read(KEY, "student")
     row = keeper.settlement()
     assert (row.call_ended_at, row.overbilled_s, row.overbilled_amount) == (None, None, None)
     assert row.reason == "on-their-own"
@@ -243,6 +259,7 @@ async def test_paid_after_a_delivered_nudge__reason_says_so(keeper: Keeper) -> N
     await keeper.say(keeper.hint(Kind.ENDED))
     await deliver(keeper)
     await keeper.end(KEY, 110)
+    await keeper.ender_read(KEY, "student")
     assert keeper.settlement().reason == "paid-after-nudge"
 
 
@@ -700,9 +717,7 @@ async def test_settled__by_the_backend__reason_says_so(keeper: Keeper) -> None:
     await keeper.say(keeper.hint(Kind.ENDED))
     await deliver(keeper)
     await keeper.end(KEY, 110)
-    sender = chain_details.Sender(1, keeper.settlement().tx_hash, OTHER_TUTOR, "owner", False)
-    await keeper.writer(lambda tx: chain_details.fill_senders(tx, [sender]))
-    await keeper.reconciler.settlement_known(KEY)
+    await keeper.ender_read(KEY, "owner")
     assert keeper.settlement().reason == "by-backend"
 
 

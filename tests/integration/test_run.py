@@ -187,7 +187,7 @@ def test_run__hang_up_posted_with_the_secret__ended_on_chain_and_on_record(
         ended = {"type": "session-ended", "sessionId": 1, "endedBy": "student", "timestamp": 0}
         until(lambda: post(url, ended) == 200)
         until(lambda: not world.is_active(0))
-        found = until(lambda: [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["ended_by"]])
+        found = until(lambda: [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["reason"]])
     [row] = found
     assert (row["session_id"], row["room_id"], row["ended_by"], row["by_keeper"]) == (1, "1", "keeper", True)
     assert row["reason"] == "ended"
@@ -339,7 +339,7 @@ def test_run__gateway_inside_and_a_student_signs__ended_at_once(world: World, tm
         assert world.is_active(0)
         assert post(url, statement_body(statement, signature)) == 202
         until(lambda: not world.is_active(0))
-        [row] = until(lambda: [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["ended_by"]])
+        [row] = until(lambda: [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["reason"]])
         assert (row["session_id"], row["ended_by"], row["reason"]) == (1, "keeper", "told")
 
 

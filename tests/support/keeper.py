@@ -131,6 +131,13 @@ class Keeper:
         if tell:
             await self.reconciler.chain_changed(started=[], ended=[key], retracted=[])
 
+    async def ender_read(self, key: SessionKey, ended_by: str) -> None:
+        """The ending transaction was read: it was somebody else's."""
+        row = self.settlement(key)
+        sender = chain_details.Sender(key.session_id, row.tx_hash, key.student, ended_by, False)
+        await self.writer(lambda tx: chain_details.fill_senders(tx, [sender]))
+        await self.reconciler.settlement_known(key)
+
     async def reorg(self, ancestor: int) -> tuple[SessionKey, ...]:
         reorg = Reorg(ancestor, self.block, "0xold", ancestor + 1, "0xnew")
         taken = await self.writer(lambda tx: chain_reorg.retract(tx, reorg))

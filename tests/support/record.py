@@ -160,6 +160,8 @@ class Record:
             "block_number": block,
             "finality": "confirmed",
             "sender": address(0xDD),
+            "ended_by": f"unknown:{address(0xDD)}",
+            "by_keeper": False,
         }
         self.add(
             Settlement(**(values | more)),
