@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bot.domain.facts import Kind, SessionKey
+from bot.domain.facts import Kind, SessionKey, Source
 from bot.ops.inbox import Inbox
 from bot.store import breaker
 from bot.store.tables import AlertRow, DecisionRow, FactRow, InboxRow
@@ -287,3 +288,26 @@ async def test_set_aside__restarted__still_set_aside_with_its_reason_until_that_
     assert (KEYS[0], "its token is paused") in keeper.reconciler.set_aside()
     await keeper.reconciler.cured(KEYS[0])
     assert keeper.effects.settles[-1][1] == KEYS[0]
+
+
+async def test_note__twice_in_one_millisecond__both_are_recorded_and_the_newer_counts(keeper: Keeper) -> None:
+    """resumed twice in a millisecond, or the clock was set back"""
+    for state in (breaker.TRIPPED, breaker.RELEASED, breaker.RELEASED, breaker.TRIPPED):
+        await keeper.writer(partial(breaker.note, state=state, source=Source.OPERATOR, at_ms=keeper.now))
+    assert [row.payload["state"] for row in keeper.rows(FactRow) if row.kind == Kind.BREAKER] == [
+        breaker.TRIPPED,
+        breaker.RELEASED,
+        breaker.RELEASED,
+        breaker.TRIPPED,
+    ]
+    with keeper.database.read() as session:
+        assert breaker.newest(session) == (True, keeper.now)
+
+
+async def test_take__two_starts_in_one_millisecond__what_each_hears_is_a_fact(keeper: Keeper) -> None:
+    """two starts may fall into one millisecond"""
+    hint = keeper.hint(Kind.ENDED, room=room(KEYS[0]))
+    for _ in range(2):
+        await keeper.restart()
+        await keeper.say(hint)
+    assert [row.kind for row in keeper.rows(FactRow)].count(Kind.ENDED) == 2
