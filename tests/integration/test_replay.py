@@ -87,7 +87,11 @@ async def test_replay__a_stored_fact_is_another__says_which_decisions_differ_and
     assert result.exit_code == 1
     different = document(result)["different"]
     assert ("end", "ended") in [(one["was"]["action"], one["was"]["reason"]) for one in different]
-    assert run(lived, monkeypatch).exit_code == 1
+    said = run(lived, monkeypatch)
+    assert said.exit_code == 1
+    assert said.stdout.splitlines()[0].split() == "session when (UTC) was would be differs in".split()
+    assert any("end ended" in line and "action, reason" in line for line in said.stdout.splitlines())
+    assert f"made again, {len(different)} differences" in said.stdout
 
 
 async def test_replay__restarted_with_another_policy__each_decision_by_its_own(
@@ -110,6 +114,20 @@ async def test_replay__shorter_window__says_what_it_saves(lived: Keeper, monkeyp
     assert (one["was"]["reason"], one["then"]["reason"]) == ("ended", "ended")
     assert one["then"]["end_ms"] - one["was"]["end_ms"] == -20_000
     assert (found["billed_s"], found["amount"], found["settlements"]) == (-20, str(-20 * RATE), 0)
+    said = run(lived, monkeypatch, "--set", "NUDGE_WINDOW_S=40")
+    assert said.exit_code == 0
+    head, _, row, *rest = said.stdout.splitlines()
+    assert head.split() == "session was then billed s settlements nudges".split()
+    assert row.split()[0] == "1"
+    assert row.count("ended") == 2
+    assert row.split()[-3:] == ["-20", "+0", "-1"]
+    assert rest == [
+        "",
+        "1 of 1 sessions would have gone otherwise",
+        "Billed      -20 s, -0.002 PYUSD",
+        "Settlements +0, gas +0.000000 ETH",
+        "Nudges      -1",
+    ]
 
 
 async def test_replay__backend_not_believed__the_settlement_falls_away(
