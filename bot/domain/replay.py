@@ -149,8 +149,8 @@ def lived(history: History, policy_at: Callable[[int], Policy], until_ms: int) -
                 newest = what.id
                 know_chain(session, {**what.saw, "ended": False})
                 world = world_of(what.saw)
-            case (int(count), source):
-                beat(session, at_ms, count, source)
+            case "beat":
+                beat(session, at_ms, 1, Source.WEBHOOK)  # whoever took it: no decision goes by that
         look, last = _step(play, session, policy_at(newest), world, at_ms, last)
         if play.end_ms is not None:
             return play
@@ -160,7 +160,7 @@ def lived(history: History, policy_at: Callable[[int], Policy], until_ms: int) -
 def _step(
     play: Play, session: Session, policy: Policy, world: Any, now: int, last: tuple[str, str]
 ) -> tuple[int | None, tuple[str, str]]:
-    for _ in range(8):
+    while True:  # a mark is given once
         decision = decide(session, policy, world, now)
         said = (decision.action.value, decision.reason)
         if decision.action in (Action.NUDGE, Action.ALERT):
@@ -169,13 +169,10 @@ def _step(
             continue
         if said != last:
             play.steps.append((now, *said))
-        if decision.action is Action.END or (decision.action is Action.HOLD and not play.held):
-            play.reason = play.reason or decision.reason
         if decision.action is Action.END:
-            play.end_ms = now
+            play.end_ms, play.reason = now, decision.reason
         play.held |= decision.action is Action.HOLD
         return decision.look_again_ms, said
-    return now + 1, last
 
 
 def _events(history: History, seen: Sequence[Decided]) -> list[tuple[int, Any]]:
@@ -186,29 +183,25 @@ def _events(history: History, seen: Sequence[Decided]) -> list[tuple[int, Any]]:
         joined_ms = at_of.get(said.joined_after, 0)
         events.append((max(said.fact.hint.received_ms, joined_ms), 1, said))
     events += [(one.at_ms, 2, one) for one in seen]
-    for at_ms, count, source in _beats(history, seen):
-        events.append((at_ms, 0, (count, source)))
+    events += [(at_ms, 0, "beat") for at_ms in _beats(history, seen)]
     return [(at_ms, what) for at_ms, _, what in sorted(events, key=lambda event: event[:2])]
 
 
-def _beats(history: History, seen: Sequence[Decided]) -> Iterator[tuple[int, int, Source]]:
-    source, before = Source.WEBHOOK, Beats()
-    known: list[tuple[Beats, Source]] = []
-    for one in seen:
-        said = one.saw or {}
-        source = Source(said["beat_source"]) if said.get("beat_source") else source
-        known.append((Beats(*said.get("beats", ())), source))
-    known.append((history.beats, source))
-    for beats, source in known:
+def _beats(history: History, seen: Sequence[Decided]) -> Iterator[int]:
+    """When each heartbeat came, as far as that is known."""
+    before = Beats()
+    for beats in [*(Beats(*(one.saw or {}).get("beats", ())) for one in seen), history.beats]:
         more = beats.count - before.count
-        start = before.last_ms if before.count else beats.first_ms
-        if more > 0 and not before.count:
-            yield start, 1, source
+        if more <= 0:
+            continue
+        start = before.last_ms
+        if not before.count:
+            start = beats.first_ms
+            yield start
             more -= 1
         for number in range(1, more + 1):
-            yield start + (beats.last_ms - start) * number // more, 1, source
-        if beats.count > before.count:
-            before = beats
+            yield start + (beats.last_ms - start) * number // more
+        before = beats
 
 
 class Outcome(NamedTuple):

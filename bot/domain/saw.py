@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from bot.domain.facts import Beats, Fact, SessionKey, Source
+from bot.domain.facts import Beats, Fact, SessionKey
 from bot.domain.policy import Hints, Policy
 from bot.domain.rules import Feed, World
 from bot.domain.session import Session, fold, gave
@@ -24,7 +24,6 @@ def pack(session: Session, world: World) -> dict[str, Any]:
     said: dict[str, Any] = {name: getattr(session, name) for name in _PLAIN}
     beats = session.beats
     said["beats"] = [beats.count, beats.first_ms, beats.last_ms]
-    said["beat_source"] = session.beat_source
     said["world"] = asdict(world)
     return said
 
@@ -45,7 +44,6 @@ def know_beats(session: Session, saw: Mapping[str, Any]) -> None:
     beats = Beats(*saw.get("beats", ()))
     if beats.count:
         session.beats, session.heard = beats, True
-        session.beat_source = Source(saw["beat_source"]) if saw.get("beat_source") else None
 
 
 def know_chain(session: Session, saw: Mapping[str, Any]) -> None:

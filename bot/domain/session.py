@@ -27,10 +27,9 @@ _NONE: Mapping[Any, Any] = MappingProxyType({})  # one for all sessions: of most
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """Somebody's word that still counts: when we heard it, from whom, and in which fact."""
+    """Somebody's word that still counts: when we heard it, and from whom."""
 
     at_ms: int
-    fact_id: int
     source: Source
     can_return: bool = False
     late_ms: int = 0  # how long before we heard it, it had happened, as a record says
@@ -88,17 +87,17 @@ def fold(session: Session, fact: Fact) -> None:
         session.word_ms = max(session.word_ms, at)
     match hint.kind:
         case Kind.ENDED:
-            word = _word(fact)
+            word = _word(hint)
             if believed:
                 session.ended_again = word if session.ended_hint else None
                 session.ended_hint = session.ended_hint or word
             elif trust.allowed(hint.trust, Right.NUDGE) is Allowed.LIMITED:
                 session.weak_end = session.weak_end or word
         case Kind.DISCONNECTED if believed:
-            _lost(session, _word(fact), hint.role)
+            _lost(session, _word(hint), hint.role)
         case Kind.TIMEOUT if believed:
             if max(session.beats.last_ms, session.life_ms) <= at:  # else a later sign of life has withdrawn it
-                session.timeout_hint = session.timeout_hint or _word(fact)
+                session.timeout_hint = session.timeout_hint or _word(hint)
         case Kind.CONNECTED if lives:
             lost = session.away.get(hint.role)
             if lost is not None and at >= lost.at_ms:
@@ -107,8 +106,7 @@ def fold(session: Session, fact: Fact) -> None:
             if hint.source is not Source.RECORD:  # read late, it says who was there, not that somebody is
                 session.life_ms = max(session.life_ms, at)
         case Kind.HEARTBEAT if lives:
-            count = hint.payload.get("count", 1)
-            beat(session, at, count if isinstance(count, int) else 1, hint.source)
+            beat(session, at, 1, hint.source)
         case Kind.CONNECTED | Kind.HEARTBEAT if trust.allowed(hint.trust, Right.LIFE) is Allowed.DELAYS:
             session.weak_life_ms = max(session.weak_life_ms, at)
         case Kind.STILL_HERE if trust.allowed(hint.trust, Right.LIFE) is Allowed.YES:
@@ -117,19 +115,17 @@ def fold(session: Session, fact: Fact) -> None:
             session.away = _NONE
             session.asked_ms = 0
         case Kind.SETTLE if trust.fully(hint.trust, Right.END_AT_ONCE):
-            session.settle = session.settle or Word(at, fact.id, hint.source)
+            session.settle = session.settle or Word(at, hint.source)
             if hint.source is Source.OPERATOR:  # a participant's word doesn't pay for trying a poison session for ever
                 session.set_aside, session.attempts = None, 0
         case Kind.PAYING:
-            session.paying = session.paying or Word(at, fact.id, hint.source)
+            session.paying = session.paying or Word(at, hint.source)
         case Kind.NUDGE:
             _nudge_outcome(session, at, hint.payload)
         case Kind.ALERT:
             give(session, str(hint.payload.get("mark")), at)
         case Kind.SETTLEMENT:
             _settlement_outcome(session, hint.payload)
-        case _:
-            pass
 
 
 def beat(session: Session, at_ms: int, count: int, source: Source) -> None:
@@ -159,12 +155,11 @@ def gave(session: Session, mark: str, at_ms: int) -> None:
         give(session, mark, at_ms)
 
 
-def _word(fact: Fact) -> Word:
-    hint = fact.hint
+def _word(hint: Hint) -> Word:
     late_ms = 0
     if hint.source is Source.RECORD and hint.said_ms is not None:
         late_ms = max(0, hint.received_ms - hint.said_ms)
-    return Word(hint.received_ms, fact.id, hint.source, hint.can_return, late_ms)
+    return Word(hint.received_ms, hint.source, hint.can_return, late_ms)
 
 
 def _is_past(session: Session, hint: Hint) -> bool:

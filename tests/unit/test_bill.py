@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.domain.bill import Overbilled, cost, overbilled, used_up_at
+from bot.domain.bill import Overbilled, amount, cost, overbilled, used_up_at
 
 HORIZON_S = 200
 
@@ -60,3 +60,20 @@ def test_overbilled__call_ended_then__seconds_and_amount(paid: int, call_ended_a
 
 def test_cost__now__capped_by_the_balance() -> None:
     assert (cost(10, 100, 150), cost(10, 100, 150, 300), cost(10, 100, 50)) == (500, 300, 0)
+
+
+@pytest.mark.parametrize(
+    ("base_units", "words"),
+    [
+        (0, "0.000 PYUSD"),
+        (1, "0.000001 PYUSD"),
+        (-1, "-0.000001 PYUSD"),
+        (50_000, "0.050 PYUSD"),
+        (1_500_000, "1.500 PYUSD"),
+        (-20_000_000, "-20.000 PYUSD"),
+        (1_234_567_890_100, "1,234,567.8901 PYUSD"),
+    ],
+)
+def test_amount__base_units__at_least_three_decimals(base_units: int, words: str) -> None:
+    """at least three decimals, as many more as it needs"""
+    assert amount(base_units) == words

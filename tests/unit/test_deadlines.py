@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -48,7 +51,24 @@ def test_set__moved_very_often__heap_does_not_grow() -> None:
     deadlines: Deadlines[int] = Deadlines()
     for at in range(20_000):
         deadlines.set(at % 10, at)
-    assert len(deadlines._heap) <= 64 + 2 * 10 + 1
+        assert len(deadlines._heap) <= 64 + 2 * 10
+
+
+def test_set__to_what_it_is__costs_no_entry() -> None:
+    deadlines: Deadlines[int] = Deadlines()
+    for _ in range(10):
+        deadlines.set(1, 5)
+    assert len(deadlines._heap) == 1
+
+
+def test_set__each_of_many_moved_once__heap_is_not_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """setting, moving and dropping a deadline … cost O(log n)"""
+    rebuilt: list[int] = []
+    monkeypatch.setattr(heapq, "heapify", lambda heap: rebuilt.append(len(heap)))
+    deadlines: Deadlines[int] = Deadlines()
+    for at in range(2_000):
+        deadlines.set(at % 1_000, at)
+    assert rebuilt == []
 
 
 @given(st.lists(st.integers(0, 5), min_size=1))

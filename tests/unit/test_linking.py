@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bot.domain.facts import Hint, Kind, SessionKey, Source, Trust
-from bot.domain.linking import ROOM_WAIT_MS, Book, Link, Room, as_chain_id, contradicts, link, rooms_for
+from bot.domain.linking import ROOM_WAIT_MS, Book, Link, Room, agrees, as_chain_id, contradicts, link, rooms_for
 from tests.support.sessions import KEY, OTHER_STUDENT, OTHER_TUTOR, STUDENT, T0, TUTOR, hint
 
 BOTH: dict[str, Any] = {"student": STUDENT, "tutor": TUTOR}
@@ -128,7 +128,11 @@ def test_link__tutor_has_a_newer_session_with_somebody_else__none() -> None:
 
 @pytest.mark.parametrize(
     ("room", "number"),
-    [("7", 7), *((text, None) for text in ("007", "0", "req_7", "", "-7", "7.0", "٧", "9" * 19))],
+    [
+        ("7", 7),
+        ("9" * 18, 10**18 - 1),
+        *((text, None) for text in ("007", "0", "req_7", "", "-7", "7.0", "٧", "9" * 19)),
+    ],
 )
 def test_as_chain_id__text__a_number_or_none(room: str, number: int | None) -> None:
     assert as_chain_id(room) == number
@@ -182,7 +186,9 @@ def waiting(book: Book, name: str, at_s: float, student: str | None = STUDENT, t
 
 
 def found(book: Book, key: SessionKey = KEY) -> list[tuple[str, str]]:
-    return [(room.room, one.rule) for room, one in rooms_for(key, T0, book)]
+    joins = rooms_for(key, T0, book)
+    assert all(one.key == key for _, one in joins)
+    return [(room.room, one.rule) for room, one in joins]
 
 
 def test_rooms_for__announced_before_its_start__joined() -> None:
@@ -210,9 +216,10 @@ def test_rooms_for__numeric_room__joined_by_its_id_unless_others_are_named() -> 
     book = Book()
     waiting(book, "7", -20, None, None)
     assert found(book) == [("7", "chain-id")]
-    book = Book()
-    waiting(book, "7", -20, OTHER_STUDENT, TUTOR)
-    assert found(book) == []
+    for others in ((OTHER_STUDENT, TUTOR), (STUDENT, OTHER_TUTOR)):
+        book = Book()
+        waiting(book, "7", -20, *others)
+        assert found(book) == []
 
 
 def test_rooms_for__room_named_anew__waits_for_the_new_pair_only() -> None:
@@ -260,9 +267,68 @@ def test_link__number_that_is_no_chain_id_yet__addresses_decide(book: Book) -> N
     assert rule(link(said(room="99999", **BOTH), None, book)) == (KEY, "addresses")
 
 
-@pytest.mark.parametrize(("dated_s", "expected"), [(-60, None), (5, (KEY, "addresses"))], ids=["before", "during"])
+@pytest.mark.parametrize(("dated_s", "expected"), [(-15.001, None), (-15, (KEY, "addresses")), (5, (KEY, "addresses"))])
 def test_link__end_that_the_record_dates__joined_only_if_it_is_of_this_lesson(
-    book: Book, dated_s: int, expected: object
+    book: Book, dated_s: float, expected: object
 ) -> None:
-    late = said(source=Source.RECORD, said_ms=T0 + dated_s * 1000, **BOTH)
+    late = said(source=Source.RECORD, said_ms=T0 + round(dated_s * 1000), **BOTH)
     assert rule(link(late, None, book)) == expected
+
+
+OTHERS = [{"student": OTHER_STUDENT}, {"tutor": OTHER_TUTOR}, {"student": OTHER_STUDENT, "tutor": TUTOR}]
+
+
+@pytest.mark.parametrize("who", [*OTHERS, {"student": STUDENT, "tutor": OTHER_TUTOR}], ids=str)
+def test_link__addresses_contradict_a_session__never_joined_to_it(book: Book, who: dict[str, Any]) -> None:
+    """a hint whose addresses contradict a session … is never joined to it"""
+    room = joined(book, "req_1")
+    assert link(said(**who), room, book) is None
+    numbered = said(room="7", **who)
+    assert link(numbered, None, book) is None
+    assert contradicts(numbered, book)
+    assert not agrees(said(**who), KEY)
+
+
+@pytest.mark.parametrize("more", [{}, {"student": STUDENT}, {"tutor": TUTOR}, BOTH, {"session_id": 7}], ids=str)
+def test_agrees__word_that_contradicts_nothing__may_be_about_it(book: Book, more: dict[str, Any]) -> None:
+    """each word is asked by itself"""
+    assert agrees(said(**more), KEY)
+    assert not contradicts(said(**more), book)
+    assert not agrees(said(**more | {"session_id": 8}), KEY)
+
+
+@pytest.mark.parametrize(("level", "next_one"), [(Trust.MAPPING, True), (Trust.CONFIGURED, False)], ids=str)
+def test_link__room_of_the_pairs_last_lesson_announced_anew__by_a_more_trusted_word_only(
+    level: Trust, next_one: bool
+) -> None:
+    """the room was joined before, by a word at least as trusted"""
+    book = Book()
+    last = SessionKey(6, STUDENT, TUTOR)
+    book.add(last, T0 - 1000)
+    room = joined(book, "req_1", last, level)
+    book.ended(last)
+    book.add(KEY, T0)
+    assert rule(link(said(Kind.READY, **BOTH), room, book)) == (KEY if next_one else last, "addresses")
+
+
+def test_link__active_room_named_again_by_a_more_trusted_word__keeps_the_rule_that_joined_it(book: Book) -> None:
+    room = Room("req_1", T0, T0)
+    book.rooms["req_1"] = room
+    book.join(room, Link(KEY, "tutor"), Trust.MAPPING)
+    assert rule(link(said(**BOTH), room, book)) == (KEY, "tutor")
+
+
+def test_link__end_of_a_room_that_was_heard_of_before__is_of_this_lesson_though_it_has_another(book: Book) -> None:
+    """one from a room never heard of before when the session has another"""
+    joined(book, "req_new")
+    heard_of = Room("req_1", T0, T0)
+    assert rule(link(said(**BOTH), heard_of, book)) == (KEY, "addresses")
+    assert link(said(**BOTH), None, book) is None
+
+
+def test_link__names_the_newest_session_which_is_over__isnt_the_pairs_own(book: Book) -> None:
+    """whose number is another session's"""
+    newest = SessionKey(9, OTHER_STUDENT, OTHER_TUTOR)
+    book.add(newest, T0)
+    book.forget(newest)
+    assert link(said(room="9", **BOTH), None, book) is None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.domain.facts import Fact, Hint, Kind, Role, SessionKey, Source, Trust
-from bot.domain.session import Session, fold
+from bot.domain.facts import Beats, Fact, Hint, Kind, Role, SessionKey, Source, Trust
+from bot.domain.session import EARLY_MS, Session, Word, adopt, beat, fold
 from tests.support.sessions import KEY, T0, beating, hint, lesson, nudged
 
 WHO = {
@@ -139,6 +140,103 @@ def test_fold__failed_settlements__counted_and_set_aside_until_an_operator_says_
     assert (session.attempts, session.set_aside) == (3, "frozen")
     fold(session, Fact(99, hint(Kind.SETTLE, 4, Source.OPERATOR), KEY))
     assert (session.attempts, session.set_aside) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"outcome": "cured"}, (0, None)),
+        ({"outcome": "reason-changed"}, (0, None)),
+        ({"outcome": "reason-changed", "set_aside": "paused"}, (0, "paused")),
+        ({"outcome": "settled"}, (1, "frozen")),
+        ({}, (1, "frozen")),
+    ],
+    ids=str,
+)
+def test_fold__set_aside__tried_again_when_it_would_succeed_or_fail_for_another_reason(
+    said: dict[str, str], expected: tuple[int, str | None]
+) -> None:
+    """quarantine with reason, re-tried only when the reason changes"""
+    failed = hint(Kind.SETTLEMENT, 1, Source.KEEPER, payload={"outcome": "failed", "set_aside": "frozen"})
+    session = lesson(failed, hint(Kind.SETTLEMENT, 2, Source.KEEPER, payload=said))
+    assert (session.attempts, session.set_aside) == expected
+
+
+def test_fold__alert__given_at_its_time() -> None:
+    session = lesson(hint(Kind.ALERT, 5, Source.KEEPER, payload={"mark": "alert:orphan@1"}))
+    assert session.nudged == {"alert:orphan@1": T0 + 5_000}
+
+
+def test_fold__word_that_counts__says_when_from_whom_and_how_late() -> None:
+    session = lesson(
+        hint(Kind.ENDED, 100, Source.RECORD, said_ms=T0 + 40_000),
+        hint(Kind.TIMEOUT, 101, Source.RECORD, said_ms=T0 + 102_000),  # a clock that is ahead
+        hint(Kind.DISCONNECTED, 102, Source.WEBHOOK, said_ms=T0, can_return=True),  # a browser's clock decides nothing
+        hint(Kind.SETTLE, 103, Source.OPERATOR),
+        hint(Kind.PAYING, 104, Source.CHAIN),
+    )
+    assert session.ended_hint == Word(T0 + 100_000, Source.RECORD, late_ms=60_000)
+    assert session.timeout_hint == Word(T0 + 101_000, Source.RECORD)
+    assert session.away == {None: Word(T0 + 102_000, Source.WEBHOOK, can_return=True)}
+    assert session.settle == Word(T0 + 103_000, Source.OPERATOR)
+    assert session.paying == Word(T0 + 104_000, Source.CHAIN)
+
+
+@pytest.mark.parametrize(
+    ("received_s", "more", "counts"),
+    [
+        (-EARLY_MS / 1000, {}, True),  # as far as the clocks may be apart
+        (-EARLY_MS / 1000 - 0.001, {}, False),
+        (20, {}, True),  # the moment of the first start
+        (19.999, {}, False),
+        (90, {"source": Source.RECORD, "said_ms": T0 + 20_000}, True),
+        (90, {"source": Source.RECORD, "said_ms": T0 + 19_999}, False),
+        (90, {"source": Source.RECORD}, False),  # of no date: perhaps of before
+    ],
+)
+def test_fold__end_of_before_it_counts__is_recorded_only(received_s: float, more: dict[str, Any], counts: bool) -> None:
+    """Said before the session began, it was another lesson's; of before the first start it is recorded only"""
+    session = lesson(counts_from_ms=0 if received_s < 0 else T0 + 20_000)
+    fold(session, Fact(1, hint(Kind.ENDED, received_s, **more), KEY))
+    assert (session.ended_hint is not None) is counts
+
+
+@pytest.mark.parametrize(("said_s", "counts"), [(50, False), (50.001, True)])
+def test_fold__record_repeats_what_still_here_answered__is_answered(said_s: float, counts: bool) -> None:
+    """what a record repeats from before a participant's *still in the lesson* has been answered"""
+    late = hint(Kind.ENDED, 90, Source.RECORD, said_ms=T0 + round(said_s * 1000))
+    session = lesson(hint(Kind.STILL_HERE, 50, Source.PARTICIPANT), late)
+    assert (session.ended_hint is not None) is counts
+
+
+@pytest.mark.parametrize("loss_first", [True, False])
+def test_fold__heartbeat_in_the_very_moment_of_the_loss__withdraws_nothing_in_either_order(loss_first: bool) -> None:
+    """recovery is replay: after a restart heartbeats are known before the loss is folded"""
+    said = [hint(Kind.DISCONNECTED, 100), hint(Kind.TIMEOUT, 100), hint(Kind.HEARTBEAT, 100)]
+    session = lesson(*(said if loss_first else reversed(said)))
+    assert set(session.away) == {None}
+    assert session.timeout_hint is not None
+
+
+def test_fold__return_told_after_the_loss_in_the_same_moment__is_back() -> None:
+    session = lesson(*(hint(kind, 100, role=Role.STUDENT) for kind in (Kind.DISCONNECTED, Kind.CONNECTED)))
+    assert session.away == {}
+
+
+def test_beat__several_at_once__all_are_counted() -> None:
+    session = lesson()
+    beat(session, T0 + 1_000, 3, Source.SOCKET)
+    beat(session, T0 + 2_000, 2, Source.WEBHOOK)
+    assert (session.beats, session.beat_source) == (Beats(5, T0 + 1_000, T0 + 2_000), Source.WEBHOOK)
+
+
+def test_adopt__heartbeats_of_a_room_that_turned_out_to_be_its_own__count_as_its_own() -> None:
+    session = lesson(*beating(20), hint(Kind.DISCONNECTED, 25), hint(Kind.TIMEOUT, 25))
+    session.heard = False
+    adopt(session, Beats(4, T0 + 5_000, T0 + 30_000), Source.SOCKET)
+    assert session.beats == Beats(7, T0, T0 + 30_000)
+    assert (session.heard, session.beat_source) == (True, Source.SOCKET)
+    assert (session.away, session.timeout_hint) == ({}, None)
 
 
 def test_fold__paying__said_twice__waited_for_once() -> None:
