@@ -40,7 +40,7 @@ OTHER = "other"
 ACTIONS = ("wait", "nudge", "end", "hold", "alert", "close")
 REASONS = (*dict.fromkeys(row.rule.partition(":")[0] for row in TABLE), "running", "ended-on-chain")
 TX_KINDS = ("settle", "retract", "fill")
-TX_STEPS = ("stored", "sent", "mined", "confirmed", "final", "replaced", "lost", "reorged-out")
+TX_STEPS = ("stored", "sent", "mined", "confirmed", "final", "replaced", "lost", "reorged-out", "dropped")
 METHODS = (
     "eth_blockNumber", "eth_call", "eth_chainId", "eth_feeHistory", "eth_gasPrice", "eth_getBalance",
     "eth_getBlockByHash", "eth_getBlockByNumber", "eth_getCode", "eth_getLogs", "eth_getTransactionByHash",

@@ -5,6 +5,7 @@ transaction); what is read back is what was signed; a change of state and its fa
 
 States: stored → sent → mined → confirmed → final. Or replaced (another of ours was mined at its nonce), or lost (a
 foreign transaction was). `closed` is set when that is final: until then a reorg may bring any of them back.
+One that never left can be dropped: its row goes, and a fact says why. Signed again it may be the same, by its hash.
 A transaction is about its items: the sessions that it ends, or (RETRACT) was no longer to end. FILL has none.
 """
 
@@ -25,6 +26,7 @@ from bot.store.tables import TxItemRow, TxRow
 
 STORED, SENT, MINED, CONFIRMED, FINAL = "stored", "sent", "mined", "confirmed", "final"
 REPLACED, LOST = "replaced", "lost"
+DROPPED = "dropped"  # a step, and no state
 SETTLE, RETRACT, FILL = "settle", "retract", "fill"
 FACT = "tx"  # the kind of the facts written here; they say what was done, and decide nothing
 
@@ -33,6 +35,8 @@ _ADD_TX = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _ADD_ITEM = "INSERT INTO tx_items (tx_hash, position, session_key, action_id) VALUES (?, ?, ?, ?)"
+_DROP_ITEMS = "DELETE FROM tx_items WHERE tx_hash = ?"
+_DROP_TX = "DELETE FROM txs WHERE hash = ?"
 _ADD_FACT = (
     "INSERT INTO facts (key, kind, source, trust, received_ms, session_id, student, tutor, session_key, can_return,"
     " payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -101,6 +105,14 @@ def add(into: bulk.Driver, signed: Sequence[Tx]) -> None:
         [(tx.hash, at, str(item.key), item.action_id) for tx in signed for at, item in enumerate(tx.items)],
     )
     _add_facts(into, [(tx, STORED, tx.stored_ms, {}) for tx in signed])
+
+
+def drop(into: bulk.Driver, unsaid: Sequence[Tx], why: str, at_ms: int) -> None:
+    """Takes back transactions of which no byte has left."""
+    hashes = [(tx.hash,) for tx in unsaid]
+    bulk.many(into, _DROP_ITEMS, hashes)
+    bulk.many(into, _DROP_TX, hashes)
+    _add_facts(into, [(tx, DROPPED, at_ms, {"note": why}) for tx in unsaid])
 
 
 def take(session: Session, steps: Iterable[Step], at_ms: int) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 class Window(StrEnum):
     """The sender's crash windows, by the numbers in bot/chain/sender/__init__.py, as the RPC proxy can see them."""
 
-    W1 = "W1"  # decided, nothing stored: while it looks, before it signs
+    W1 = "W1"  # decided, nothing stored: while it looks, before it signs, or when it has signed ahead of the answer
     W2 = "W2"  # stored, not broadcast: its bytes never leave
     W3 = "W3"  # broadcast, not marked as sent: the node has them, the keeper doesn't know
     W4 = "W4"  # sent, no receipt seen: at its first question for a receipt
@@ -33,7 +33,9 @@ class Restart(StrEnum):
 class Kill:
     window: Window
     after_s: float  # of RANDOM: since the hang-ups
-    late_s: float | None  # of W5, W7: the receipt is answered and the kill comes so much later; None: it isn't answered
+    # Of W1: its look isn't answered, and the kill comes so much later, when what it signs ahead may be stored.
+    # Of W5, W7: the receipt is answered and the kill comes so much later; None: it isn't answered.
+    late_s: float | None
     leaves: bool  # of W6: the node gets the second transaction
     retracts: bool  # of W6: the student pays meanwhile, so that the second one is a retraction
 

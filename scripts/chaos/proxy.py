@@ -1,9 +1,9 @@
 """The keeper's way to the chain, where the kills of `plan.Window` are made.
 
 Promises: an order is carried out once, at the first request that is in its window; the keeper is dead before anything
-else happens to that request (or, for a late W5 and W7, so much later). For W6 what the keeper says first is accepted
-and dropped, so that it has to replace or retract it. Everything else is forwarded unchanged; a node that doesn't answer
-is the keeper's to bear (502).
+else happens to that request (or, for a late W1, W5 and W7, so much later). For W6 what the keeper says first is
+accepted and dropped, so that it has to replace or retract it. Everything else is forwarded unchanged; a node that
+doesn't answer is the keeper's to bear (502).
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class ChaosProxy(RpcProxy):
         fresh = [one for one in raw if _hash(one) not in self.hashes]
         self.hashes |= {_hash(one) for one in raw}
         window = self._window(calls, raw, fresh)
+        if window is Window.W1 and self._order is not None:
+            await asyncio.sleep(self._order[0].late_s or 0)
         if window in (Window.W1, Window.W2, Window.W4):
             self.held_back += raw
             return await self._kill_now()

@@ -7,7 +7,7 @@ Promises
    retracted.
  - After a crash each stored, unmined transaction is accounted for before anything new is signed: looked up; said
    again only if its session still holds at the newest block and its end is due; else retracted at its own nonce.
- - A stored transaction counts as broadcast.
+ - A stored transaction counts as broadcast, unless it was dropped before a byte of it left.
  - It never pays more than its caps.
  - It never reports an end that `SessionEnded` with the expected id, in the receipt, doesn't prove.
 Doesn't promise inclusion time; nor, in direct mode, that the tutor's slot can't change between the last look and
@@ -16,7 +16,8 @@ slips through is reported as `alert.wrong-session`.
 
 Crash windows, by number, here and in the tests:
   W1 decided, nothing stored        → the action is open; it is checked and signed as if new
-  W2 stored, not broadcast          → looked up, unknown; said again or retracted
+  W2 stored, not broadcast          → looked up, unknown; said again or retracted. So is what was signed ahead of the
+                                      chain's answer and not dropped yet
   W3 broadcast, not marked as sent  → looked up, known or mined
   W4 sent, no receipt seen          → as W3
   W5 mined, outcome not reported    → SessionEnded in the follower's logs closes the action; without it, as W1

@@ -36,13 +36,17 @@ Call = tuple[str, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the key stands at a block, and what is paid there. `why_not`: why nothing can be ended now."""
+    """Where the key stands at a block, and what is paid there. `why_not`: why nothing can be ended now.
+
+    `pending`: what a node said of the nonces above it when the head was new; asked anew before anything leaves.
+    """
 
     at: At
     nonce: int
     balance: int
     market: Market
     why_not: str | None = None
+    pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,9 @@ class _Ahead:
     began_s: float
     look: asyncio.Task[Look]
 
+    def serves(self, keys: Sequence[SessionKey], at: At) -> bool:
+        return self.at == at and time.monotonic() - self.began_s < AHEAD_GOOD_S and self.keys.issuperset(keys)
+
 
 class Looks:
     """The sender's eyes. `standing` is asked once for each head, `of` once for each round of signing."""
@@ -79,6 +86,7 @@ class Looks:
         self._langdao = langdao
         self._carrier = carrier
         self._address = address
+        self._pending_call: Call = ("eth_getTransactionCount", (address, "pending"))
         self._config = config
         self._standing: Standing | None = None
         self._ahead: _Ahead | None = None
@@ -87,9 +95,10 @@ class Looks:
         """Nonce, balance, market and the carrier's checks; asked once for each head."""
         if self._standing is None or self._standing.at != at:
             here = pinned(at.hash)
-            nonce, balance, history, *checked = await self.pinned(
+            nonce, pending, balance, history, *checked = await self.pinned(
                 [
                     ("eth_getTransactionCount", (self._address, here)),
+                    self._pending_call,
                     ("eth_getBalance", (self._address, here)),
                     ("eth_feeHistory", ("0x5", "pending", list(PERCENTILES))),
                     *self._carrier.checks(at),
@@ -97,7 +106,7 @@ class Looks:
             )
             market = _market(history) or Market.of_price(int(await self._rpc.call("eth_gasPrice"), 16))
             why_not = await self._carrier.why_not(at, checked)
-            self._standing = Standing(at, count(nonce), count(balance), market, why_not)
+            self._standing = Standing(at, count(nonce), count(balance), market, why_not, count(pending))
         return self._standing
 
     @property
@@ -120,18 +129,21 @@ class Looks:
         """These sessions at this head; for `pay_wait`, whether a participant's own end waits in the pool."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            young = time.monotonic() - ahead.began_s < AHEAD_GOOD_S
-            if ahead.at == at and young and ahead.keys.issuperset(keys):
+            if ahead.serves(keys, at):
                 return await ahead.look
             ahead.look.cancel()
         return await self._look(keys, pay_wait, at)
+
+    def under_way(self, keys: Sequence[SessionKey], at: At) -> bool:
+        """Is the answer that `of` would give still on its way, to a look that was taken ahead?"""
+        return self._ahead is not None and self._ahead.serves(keys, at) and not self._ahead.look.done()
 
     def close(self) -> None:
         if self._ahead is not None:
             self._ahead.look.cancel()
 
     async def _look(self, keys: Sequence[SessionKey], pay_wait: Sequence[SessionKey], at: At) -> Look:
-        calls: list[Call] = [("eth_getTransactionCount", (self._address, "pending"))]
+        calls: list[Call] = [self._pending_call]
         for key in keys:
             calls += self.calls(key, at)
         if self._rpc.alone and not pay_wait:  # one question, and not a turn of the loop before it is asked
@@ -180,9 +192,7 @@ class Looks:
         if self._rpc.alone:
             return []
         try:
-            said = await asyncio.wait_for(
-                self._rpc.on_each("eth_getTransactionCount", (self._address, "pending")), OTHERS_S
-            )
+            said = await asyncio.wait_for(self._rpc.on_each(*self._pending_call), OTHERS_S)
         except TimeoutError:
             return []
         return [int(answer, 16) for _, answer in said if isinstance(answer, str)]

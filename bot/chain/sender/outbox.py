@@ -2,7 +2,8 @@
 
 Promises
  - Every transaction was stored, signed, durably, before its first byte left.
- - A stored transaction counts as broadcast, whatever the nodes said of it.
+ - A stored transaction counts as broadcast, whatever the nodes said of it, until it is dropped; it is only dropped when
+   no byte of it has left.
  - One slow endpoint delays nothing: who hasn't answered within SAY_S is heard in the background.
 Doesn't promise that a node has it: it is looked up at the next head.
 """
@@ -100,7 +101,11 @@ class Outbox:
     # Signing and storing --------------------------------------------------------------------------------------------
 
     async def send(self, drafts: Sequence[Draft], standing: Standing) -> None:
-        """Signs these, stores them in one durable transaction, and says them in the order of their nonces.
+        """Stores these (`store`), and says them in the order of their nonces."""
+        await self.say(await self.store(drafts, standing), new=True)
+
+    async def store(self, drafts: Sequence[Draft], standing: Standing) -> list[Tx]:
+        """Signs these, and stores them in one durable transaction. From now on they count as broadcast.
 
         Raises TryAgain when nothing can be ended now and one of them is to.
         """
@@ -110,7 +115,15 @@ class Outbox:
         await self._writer.rows(lambda into: txs.add(into, signed), durable=True)
         self.live += signed
         self.live.sort(key=lambda tx: (tx.nonce, tx.max_fee))
-        await self.say(signed, new=True)  # W2 until the first byte leaves; at a nonce that had one before, W6
+        return signed  # W2 until the first byte leaves; at a nonce that had one before, W6
+
+    async def drop(self, unsaid: Sequence[Tx], why: str) -> None:
+        """Takes back what was stored and never said."""
+        await self._writer.rows(lambda into: txs.drop(into, unsaid, why, self._clock()))
+        hashes = {tx.hash for tx in unsaid}
+        self.live = [tx for tx in self.live if tx.hash not in hashes]
+        for tx in unsaid:
+            log.info("tx.dropped", sessions=tx.sessions, hash=tx.hash, nonce=tx.nonce, reason=why)
 
     async def _sign(self, draft: Draft, standing: Standing) -> Tx:
         legacy = standing.market.legacy

@@ -1,7 +1,9 @@
 """What is asked for: checks each session, then signs for those that pass.
 
 Promises
- - A signature rests on one look at the head (`look`), and on nothing older.
+ - What leaves rests on one look at the head (`look`), and on nothing older.
+ - While the chain works on its answer to a look that was taken ahead, what it is expected to allow is signed and stored
+   already. If it allows just that, the bytes leave; else they are dropped before anything else is signed.
  - Nothing is signed for a session while a nonce signed for it may still be used, but for a reorg deeper than
    CONFIRMATIONS; if one brings it back, the second is retracted.
  - The most urgent come first; one that waits doesn't hold up the others.
@@ -14,16 +16,18 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from bot.chain import fees
+from bot.chain.errors import RpcError
 from bot.chain.sender.carrier import Carrier
 from bot.chain.sender.funds import Funds
-from bot.chain.sender.look import Looks, Seen, Standing, seen_in
+from bot.chain.sender.look import Look, Looks, Seen, Standing, seen_in
 from bot.chain.sender.nonces import next_nonce
 from bot.chain.sender.outbox import Draft, Outbox
 from bot.chain.sender.proof import holds, why_refused
 from bot.chain.sender.terms import UNPROVEN, At, Hooks, Outcome, SenderConfig
 from bot.domain.facts import SessionKey
+from bot.errors import TryAgain
 from bot.store import txs
-from bot.store.txs import Item
+from bot.store.txs import Item, Tx
 
 log = structlog.get_logger("sender")
 
@@ -93,7 +97,52 @@ class Requests:
         return [key for key in keys if self._hooks.may_pay_wait(key)]
 
     async def _try(self, keys: Sequence[SessionKey], standing: Standing) -> None:
-        look = await self._looks.of(keys, self._pay_wait(keys), standing.at)
+        early = await self._signed_early(keys, standing)
+        try:
+            look = await self._looks.of(keys, self._pay_wait(keys), standing.at)
+        except (TryAgain, RpcError):
+            await self._drop(early, "signed ahead; the chain gave no answer")
+            raise
+        passed, done, later = await self._sorted_out(keys, look)
+        if early and _allows(look, passed, early):
+            await self._outbox.say(early, new=True)
+            signed = passed
+        else:
+            await self._drop(early, "signed ahead; not wanted by what is known now")
+            nonce = next_nonce(standing.nonce, look.pending, self._outbox.live)
+            drafts = await self._drafts(passed, standing, nonce, done)
+            if drafts:  # W1 until they are stored
+                await self._outbox.send(drafts, standing)
+            signed = [item for draft in drafts for item in draft.items]
+        for item in signed:
+            self.open.pop(item.key, None)
+        await self._done(done)
+        if later is not None:
+            raise later
+
+    async def _signed_early(self, keys: Sequence[SessionKey], standing: Standing) -> list[Tx]:
+        """Signs and stores what a look that is under way is expected to allow: all of these, and no foreign nonce."""
+        if not self._looks.under_way(keys, standing.at):
+            return []
+        items = [Item(key, self.open[key]) for key in keys]
+        nonce = next_nonce(standing.nonce, [standing.pending], self._outbox.live)
+        drafts = await self._drafts(items, standing, nonce, [])
+        if [item for draft in drafts for item in draft.items] != items:
+            return []
+        try:
+            return await self._outbox.store(drafts, standing)  # W1 until then
+        except TryAgain as error:  # it is signed for again when the chain has answered
+            log.info("settle.not-signed-early", reason=str(error)[:200])
+            return []
+
+    async def _drop(self, early: Sequence[Tx], why: str) -> None:
+        if early:
+            await self._outbox.drop(early, why)
+
+    async def _sorted_out(
+        self, keys: Sequence[SessionKey], look: Look
+    ) -> tuple[list[Item], list[Outcome], Exception | None]:
+        """Those that pass, what came of others, and why some can't be told yet."""
         passed: list[Item] = []
         done: list[Outcome] = []
         later: Exception | None = None
@@ -110,16 +159,7 @@ class Requests:
                 passed.append(Item(key, action))
             else:
                 done.append(outcome)
-        nonce = next_nonce(standing.nonce, look.pending, self._outbox.live)
-        drafts = await self._drafts(passed, standing, nonce, done)
-        if drafts:  # W1 until they are stored
-            await self._outbox.send(drafts, standing)
-            for draft in drafts:
-                for item in draft.items:
-                    self.open.pop(item.key, None)
-        await self._done(done)
-        if later is not None:
-            raise later
+        return passed, done, later
 
     async def _drafts(self, passed: Sequence[Item], standing: Standing, nonce: int, done: list[Outcome]) -> list[Draft]:
         """The transactions for these, as many as there is room for: who bids the same shares one."""
@@ -185,3 +225,9 @@ class Requests:
                 self._failing.discard(key)
                 log.info("settle.cured", session=key.session_id)
                 await self._hooks.cured(key)
+
+
+def _allows(look: Look, passed: Sequence[Item], early: Sequence[Tx]) -> bool:
+    """Does the answer ask for what was signed early, at nonces that nobody else is known to use?"""
+    same = list(passed) == [item for tx in early for item in tx.items]
+    return same and max(look.pending) <= min(tx.nonce for tx in early)
