@@ -224,6 +224,22 @@ async def test_rows__sqlite__reaches_the_disk_before_the_call_returns(tmp_path: 
     database.dispose()
 
 
+async def test_rows__log_is_long__left_to_the_next_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Copies nothing from the log into the file, up to 32 MB at a time: the next of `write` does"""
+    database = Database(f"sqlite:///{tmp_path / 'keeper.db'}")
+    upgrade(database)
+    writer = Writer(database)
+    assert database.path is not None
+    before = database.path.stat().st_size
+    large = [(f"large:{number}", "x" * 100_000) for number in range(400)]  # 40 MB
+    await writer.rows(lambda into: bulk.many(into, "INSERT INTO meta (name, value) VALUES (?, ?)", large), durable=True)
+    assert database.path.stat().st_size == before
+    await writer(lambda session: identity.put(session, "a", "b"))
+    assert database.path.stat().st_size > before + 30_000_000
+    writer.close()
+    database.dispose()
+
+
 async def test_rows__disk_is_full_for_a_moment__waited_out_and_takes_effect_once(tmp_path: Path) -> None:
     """A full or read-only disk, a lock or a server that is away are waited out"""
     database = Database(f"sqlite:///{tmp_path / 'keeper.db'}")
