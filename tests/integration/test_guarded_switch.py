@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bot.chain import guard_codec
 from bot.chain.envelope import called
-from bot.chain.fees import GWEI
+from bot.chain.fees import GWEI, Caps
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
@@ -107,6 +108,22 @@ async def test_to_guarded__node_fails_at_first__reported_once(guard: Bench) -> N
         await bench.until(lambda: all(row.state == "confirmed" for row in bench.txs()), mine=True)
     assert [(told, outcome) for told, _, outcome, _ in bench.hooks.reports] == [(key, "settled")]
     assert bench.steps(bench.txs()[0].hash) == ["stored", "sent", "mined", "confirmed"]
+
+
+async def test_to_guarded__the_days_budget_is_under_way_by_the_former_key__another_waits(guard: Bench) -> None:
+    """So long it counts for the day's budget too, at the most that it can cost."""
+    bench = guard
+    other = bench.lesson(1, 1)
+    key = await direct_in_flight(bench)
+    most, need = 300_000 * int(bench.txs()[0].max_fee), guard_codec.gas_limit(1, 300_000) * GWEI
+    bench.config = {"caps": Caps.of(1.25, 5), "daily_budget_wei": most + need - 1}  # the other bids 1 gwei
+    await to_guarded(bench)
+    bench.settle(other)
+    await dear_blocks(bench, 2)
+    assert (len(bench.txs()), bench.hooks.reports, bench.hooks.alerts) == (1, [], [])
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    await bench.outcome(2)
+    assert [(told, outcome) for told, _, outcome, _ in bench.hooks.reports] == [(key, "settled"), (other, "settled")]
 
 
 @pytest.mark.provokes("alert.former-key")

@@ -4,7 +4,8 @@ Promises
  - It is watched, reported and stored as if its key were here, until its nonce is used in a final block.
  - While any endpoint knows an unmined one, its sessions are signed for by no other key: it may end them any moment, and
    one of direct mode would end the tutor's next lesson once they are over. An endpoint that doesn't answer counts by
-   what it said last; one that has said nothing yet is waited for, REPLACE_AFTER_BLOCKS long.
+   what it said last; one that has said nothing yet is waited for, REPLACE_AFTER_BLOCKS long. So long
+   it counts for the day's budget too, at the most that it can cost.
  - Nothing of it is said to a node again, and nothing is signed in its place: only its own key could take it back.
    After REPLACE_AFTER_BLOCKS, `alert.former-key` says so.
 Doesn't promise that one that no node knows is gone for good: whoever kept its bytes can send them again.
@@ -59,6 +60,11 @@ class Former:
         """Sessions that may still be ended by what an earlier key signed."""
         return {key for one in self._keys for key in one.left.held}
 
+    @property
+    def under_way_wei(self) -> int:
+        """The most that what may still be mined can cost."""
+        return sum(one.left.wei for one in self._keys)
+
     async def load(self, address: Address) -> None:
         """Reads what others than this key left."""
         live = await self._writer(lambda session: txs.live_of_others(session, address))
@@ -75,7 +81,7 @@ class Former:
         for one in self._keys:
             here = ("eth_getTransactionCount", (one.outbox.address, pinned(standing.at.hash)))
             [used] = await self._rpc.batch_of([here])
-            one.left.held = set()
+            one.left.held, one.left.wei = set(), 0
             theirs = Standing(standing.at, count(used), 0, standing.market, "its key isn't here")
             await one.flight.watch(theirs, requested)
             # Used, but not beyond a small reorg.
@@ -111,6 +117,7 @@ class _Left:
         self._since: dict[int, int] = {}  # nonce → the block at which it was first seen unmined
         self._known: dict[str, dict[int, bool]] = {}  # hash → endpoint → whether it had it when it answered last
         self.held: set[SessionKey] = set()
+        self.wei = 0
 
     async def see_through(self, groups: Sequence[Group], standing: Standing) -> None:
         await undo(self._outbox, groups)
@@ -119,12 +126,12 @@ class _Left:
             since = self._since.setdefault(group.nonce, standing.at.number)
             aged = standing.at.number - since >= self._config.replace_after_blocks
             said = [self._known[tx.hash] for tx in group.txs]
-            if any(had for one in said for had in one.values()):
+            known = any(had for one in said for had in one.values())
+            if known or (not aged and any(len(one) < self._rpc.count for one in said)):
                 self.held.update(item.key for item in group.items)
-                if aged:
-                    await self._tell(group)
-            elif not aged and any(len(one) < self._rpc.count for one in said):
-                self.held.update(item.key for item in group.items)
+                self.wei += group.most
+            if known and aged:
+                await self._tell(group)
 
     async def _ask(self, hashes: Sequence[str]) -> None:
         """Asks every endpoint for these."""

@@ -1,9 +1,9 @@
 """What may be spent: the balance floor, and the gas of a day.
 
-Promises: what is under way counts as spent, each nonce at the most that it can cost; what was mined counts by its
-receipt, for a day from its block's time, whenever it was signed or replaced; below the floor, or beyond the
-day's budget, no settlement is signed, be it new or in another's place; a warning comes while there is still enough for
-many. Retractions are never refused: not to send them costs more.
+Promises: what is under way counts as spent, each nonce at the most that it can cost, an earlier key's for the day's
+budget only; what was mined counts by its receipt, for a day from its block's time, whenever it was signed or replaced;
+below the floor, or beyond the day's budget, no settlement is signed, be it new or in another's place; a warning comes
+while there is still enough for many. Retractions are never refused: not to send them costs more.
 """
 
 from __future__ import annotations
@@ -27,18 +27,35 @@ SETTLE_GAS = 215_000  # what one takes at most, a tutor's first; see docs/PROTOC
 
 @dataclass(slots=True)
 class Purse:
-    """What is left for the settlements of one round, in wei. `reserved`: the most that what is under way can cost."""
+    """What is left for the settlements of one round, in wei.
+
+    `reserved`: the most that what is under way can cost; `former`: the same of an earlier key, which pays it itself.
+    """
 
     balance: int
     spent: int
     reserved: int
+    former: int = 0
+
+    @property
+    def used(self) -> int:
+        """What the day's budget has gone to, or may still go to."""
+        return self.spent + self.reserved + self.former
 
 
 class Funds:
-    def __init__(self, outbox: Outbox, writer: Writer, config: SenderConfig, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        writer: Writer,
+        config: SenderConfig,
+        former_wei: Callable[[], int],
+        clock_ms: Callable[[], int],
+    ) -> None:
         self._outbox = outbox
         self._writer = writer
         self._config = config
+        self._former_wei = former_wei  # the most that what an earlier key left under way can cost
         self._clock = clock_ms
         self._spent = 0
         self._counted: tuple[int, int] | None = None  # when, and at which cost
@@ -54,7 +71,7 @@ class Funds:
         """What there is now."""
         await self.count()
         reserved = sum(group.most for group in self._outbox.groups if group.unmined)
-        return Purse(balance, self._spent, reserved)
+        return Purse(balance, self._spent, reserved, self._former_wei())
 
     async def refuses(self, purse: Purse, gas: int, bid: Fees, key: SessionKey) -> str | None:
         """Why so much gas at this bid isn't signed for: a reason; '' when it only has to wait for what is under way."""
@@ -72,7 +89,7 @@ class Funds:
             await self._outbox.alert_once("budget", "alert.gas-budget", text, key)
             return "daily gas budget used up"
         self._outbox.gone("balance", "budget", "funds")
-        if purse.balance - purse.reserved < floor + need or purse.spent + purse.reserved + need > budget:
+        if purse.balance - purse.reserved < floor + need or purse.used + need > budget:
             return ""
         purse.reserved += need
         return None
@@ -88,9 +105,9 @@ class Funds:
             )
             await self._outbox.alert_once("balance", "alert.balance", text, tx.key)
             return False
-        if more > 0 and purse.spent + after > self._config.daily_budget_wei:
+        if more > 0 and purse.used + more > self._config.daily_budget_wei:
             text = (
-                f"{(purse.spent + purse.reserved) / ETHER:.4f} ETH are spent in 24 hours or under way: by "
+                f"{purse.used / ETHER:.4f} ETH are spent in 24 hours or under way: by "
                 f"DAILY_GAS_BUDGET_ETH the settlement of session {names} can't bid more, and waits"
             )
             await self._outbox.alert_once("budget", "alert.gas-budget", text, tx.key)

@@ -47,7 +47,7 @@ class Sender:
         self._config = config
         self._clock = clock_ms
         self._outbox = Outbox(rpc, writer, carrier, signer, config, hooks, clock_ms)
-        self._funds = Funds(self._outbox, writer, config, clock_ms)
+        self._funds = Funds(self._outbox, writer, config, lambda: self._former.under_way_wei, clock_ms)
         self._looks = Looks(rpc, langdao, carrier, signer.address, config)
         unmined = Unmined(rpc, langdao, carrier, self._outbox, self._funds, config, hooks)
         self._flight = Flight(rpc, langdao, self._outbox, config, hooks, unmined)
