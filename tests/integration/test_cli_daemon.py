@@ -77,8 +77,8 @@ def test_settle__beside_a_daemon__is_ended_by_it_and_explained(world: World, tmp
             return inside(tmp_path, "sessions", "--json", **given).out.startswith("[\n")
 
         until(followed)
-        data = inside(tmp_path, "status", "--json", **given).json()
-        assert data["daemon"]["pid"] == daemon.pid
+        said = until(lambda: inside(tmp_path, "status", "--json", **given).json().get("daemon"))
+        assert said["pid"] == daemon.pid
         done = inside(tmp_path, "settle", "1", "--yes", "--wait", "--json", **given)
         assert done.code == 0, done.text
         assert not world.is_active(0)

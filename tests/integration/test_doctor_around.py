@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from starlette.responses import JSONResponse
 
 from bot.store.lock import Lock
 from tests.support.anvil import World, langdao
@@ -66,6 +67,15 @@ async def test_doctor__backend_without_socketio__fails(shared: World) -> None:
         said = await found(shared, socket_url=url)
     assert said["backend"].result == "failed"
     assert "no Socket.IO" in said["backend"].value
+
+
+@pytest.mark.provokes("doctor.backend.warning")
+async def test_doctor__backend_refuses_for_its_rate_limit__warns_and_doesnt_doubt_the_address(shared: World) -> None:
+    async with serving(JSONResponse({}, 429, {"Retry-After": "60"})) as url:
+        said = await found(shared, socket_url=url)
+    assert said["backend"].result == "warning"
+    assert "HTTP 429" in said["backend"].value
+    assert "raise the backend's limit" in said["backend"].remedy
 
 
 async def test_doctor__bundled_backend_and_redis__are_ok(shared: World) -> None:

@@ -39,7 +39,8 @@ def silent() -> Iterator[int]:
 
 
 def feeds(home: Path, given: dict[str, Any]) -> dict[str, Any]:
-    return dict(inside(home, "status", "--json", **given).json()["feeds"])
+    """What the daemon says of its feeds, once it has said anything."""
+    return dict(wait_for(lambda: inside(home, "status", "--json", **given).json().get("feeds")))
 
 
 def begin(world: World, home: Path, given: dict[str, Any], number: int, student: int, tutor: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,11 @@ def checks(world: World, home: Path, key: str) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in done.json()["checks"]}
 
 
+def signing(home: Path, given: dict[str, Any]) -> str | None:
+    """How the daemon says that it signs, once it has said so."""
+    return inside(home, "status", "--json", **given).json().get("daemon", {}).get("signing")
+
+
 def test_run__key_of_the_guards_keeper__hang_ups_are_ended_through_it_without_a_head_start(
     world: World, tmp_path: Path
 ) -> None:
@@ -51,7 +57,7 @@ def test_run__key_of_the_guards_keeper__hang_ups_are_ended_through_it_without_a_
         until(lambda: not any(world.is_active(number) for number in range(3)))
         rows = until(
             lambda: (
-                len(f := [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["ended_by"]]) == 3
+                len(f := [r for r in inside(tmp_path, "settlements", "--json", **given).json() if r["reason"]]) == 3
                 and f
             )
         )
@@ -109,11 +115,38 @@ def test_doctor__owner_delegates_to_something_else__warns(shared: World, tmp_pat
     assert "direct mode" in found["key"]["value"]
 
 
+@pytest.mark.provokes("alert.delegation")
+def test_run__delegation_taken_back_and_given_again__is_told_at_once_and_ends_what_was_asked_for(
+    world: World, tmp_path: Path
+) -> None:
+    given = settings(world, tmp_path, BACKEND_PRIVATE_KEY=KEEPER_KEY, POLL_INTERVAL_S=0.2)
+    guard = "0x" + world.node.rpc("eth_getCode", world.owner, "latest")[8:]
+    world.start(0, 0)
+    with running(tmp_path, "run", **given):
+        until(lambda: inside(tmp_path, "sessions", "--json", **given).json())
+        until(lambda: signing(tmp_path, given) == "guarded")
+        delegate(world, None)
+        until(lambda: "alert.delegation" in (tmp_path / "log").read_text())
+        inside(tmp_path, "settle", "1", "--yes", **given)
+        assert world.is_active(0)
+        assert inside(tmp_path, "txs", "--json", **given).json() == []
+        delegate(world, guard)
+        until(lambda: not world.is_active(0))
+
+
+def full_block(world: World) -> None:
+    """A block that has no room for what is in the pool."""
+    world.node.rpc("evm_setBlockGasLimit", hex(30_000))
+    world.node.mine()
+    world.node.rpc("evm_setBlockGasLimit", hex(30_000_000))
+
+
+@pytest.mark.provokes("alert.former-key")
 def test_run__killed_and_started_with_the_other_key__what_was_under_way_is_seen_through(
     world: World, tmp_path: Path
 ) -> None:
     """Switching with transactions in flight is safe. what is chosen is what the chain says now, not what it was at
-    the last start."""
+    the last start. After REPLACE_AFTER_BLOCKS, `alert.former-key` says so."""
     delegated = world.node.rpc("eth_getCode", world.owner, "latest")
     world.node.rpc("anvil_setCode", world.owner, "0x")
     base = settings(world, tmp_path, **POLICY)
@@ -129,14 +162,15 @@ def test_run__killed_and_started_with_the_other_key__what_was_under_way_is_seen_
         direct.wait()
     world.node.rpc("anvil_setCode", world.owner, delegated)
     with running(tmp_path, "run", **base, BACKEND_PRIVATE_KEY=KEEPER_KEY):
-        until(lambda: inside(tmp_path, "status", "--json", **base).json()["daemon"]["signing"] == "guarded")
+        until(lambda: signing(tmp_path, base) == "guarded")
+        until(lambda: (full_block(world), "alert.former-key" in (tmp_path / "log").read_text())[1])
         inside(tmp_path, "settle", "2", "--yes", **base)
         until(lambda: len(inside(tmp_path, "txs", "--json", **base).json()) == 2)
         world.node.rpc("evm_setAutomine", True)
         world.node.rpc("evm_setIntervalMining", 1)
         rows = until(
             lambda: (
-                len(f := [r for r in inside(tmp_path, "settlements", "--json", **base).json() if r["ended_by"]]) == 2
+                len(f := [r for r in inside(tmp_path, "settlements", "--json", **base).json() if r["reason"]]) == 2
                 and f
             )
         )

@@ -333,6 +333,29 @@ async def test_tee__more_rooms_than_the_limit_carries__alerts_once_and_keeps_a_p
     line.writer.close()
 
 
+@pytest.mark.provokes("alert.backend-limit")
+async def test_tee__backend_answers_429_for_longer_than_it_waits_for_a_room__alerts_and_goes_on(line: Line) -> None:
+    """429 … tried again, `Retry-After` respected."""
+    line.backend.answers = [(429, {"Retry-After": "1"})] * 1_000
+    async with serving(line.backend.app) as url:
+        tee = line.tee(url)
+        async with passing_on(tee):
+            for _ in range(12):  # ten seconds each
+                before = len(line.backend.got)
+                await tee.take(line.said("session-heartbeat"))
+                await until(lambda before=before: len(line.backend.got) > before)
+                assert line.alerts == []
+                line.ahead_ms += 10_000
+            await tee.take(line.said("session-heartbeat"))
+            await until(lambda: line.alerts)
+            assert "1 of them were not passed on for 120 s" in line.alerts[0]
+            assert tee.counters["passed"] == 0
+            line.backend.answers = []
+            line.ahead_ms += 40_000  # all delays are over
+            await tee.take(line.said("session-heartbeat"))
+            await until(lambda: tee.counters["passed"])
+
+
 async def test_tee__rooms_within_the_limit__no_alert_and_each_within_120_s(tmp_path: Path) -> None:
     clock_s = [0.0]
     line = Line(tmp_path, window=Window(8, lambda: clock_s[0]))

@@ -13,6 +13,7 @@ from bot.feeds.canary import PREFIX, with_room
 from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip, said_of
 from bot.values import shown
 
+LIMITED = "Wait a minute and look again; raise the backend's limit for the keeper's address"
 LIMITS = ("ratelimit-limit", "x-ratelimit-limit")
 
 
@@ -31,6 +32,8 @@ async def backend(patient: Patient) -> Check:
             dialect = await _dialect(http, url.get_secret_value())
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         return Check("backend", "failed", f"{shown(url)}: {said_of(error)}", REMEDIES["backend"])
+    if status == 429:
+        return Check("backend", "warning", f"{shown(url)} refuses requests from here (HTTP 429): too many", LIMITED)
     if status != 200 or not opening.startswith("0{"):
         return Check(
             "backend", "failed", f"{shown(url)}: no Socket.IO 4 (HTTP {status})", "SOCKET_URL: is it the backend?"
