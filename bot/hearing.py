@@ -120,7 +120,8 @@ class Hearing:
         )
         bind = self._settings.http_bind
         app = routes.direct(keeper_app(routes, answers, operator))
-        await serve(app, bind, "HTTP_BIND", on_ready=lambda: log.info("http.listening", bind=bind))
+        proxies = self._settings.proxies()
+        await serve(app, bind, "HTTP_BIND", proxies=proxies, on_ready=lambda: log.info("http.listening", bind=bind))
 
     async def serve_gateway(self, routers: Sequence[APIRouter]) -> None:
         """Serves the bundled backend beside it, until cancelled."""

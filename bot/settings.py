@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     http_hosts: str | None = Field(
         None, description="more names, separated by commas, by which its pages may be asked for: docs/monitor.md"
     )
+    trusted_proxies: str | None = Field(
+        None,
+        description="addresses or networks of reverse proxies, separated by commas: their X-Forwarded-For says who "
+        "asks, and limits count by that; nobody else's is believed, loopback's neither",
+    )
     gateway_bind: str = Field(
         "127.0.0.1:4000", description="host:port of the bundled backend (`langdao-keeper gateway`)"
     )
@@ -128,7 +133,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="requests a minute that the bundled backend takes from one address without a secret; behind a "
-        "proxy all pages share one",
+        "proxy that TRUSTED_PROXIES doesn't name all pages share one",
     )
     public_url: str | None = Field(
         None,
@@ -298,6 +303,7 @@ class Settings(BaseSettings):
     _public = field_validator("public_url", "explorer_url")(values.base_url)
     _object = field_validator("socket_auth", "socket_headers")(values.json_object)
     _hosts = field_validator("http_hosts")(values.host_names)
+    _networks = field_validator("trusted_proxies")(values.networks)
     _bind = field_validator("http_bind", "gateway_bind")(values.host_and_port)
 
     @model_validator(mode="after")
@@ -319,6 +325,10 @@ class Settings(BaseSettings):
                 "Make one with `openssl rand -hex 32`, and give it to the program too"
             )
         return self.nudge_webhook_secret.get_secret_value()
+
+    def proxies(self) -> list[str]:
+        """Whose X-Forwarded-For is believed."""
+        return self.trusted_proxies.split(",") if self.trusted_proxies else []
 
     def policy(self) -> Policy:
         """The times of `decide`, in milliseconds."""

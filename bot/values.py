@@ -7,6 +7,7 @@ the setting's name and doesn't hold the value, which may be secret. None, not gi
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import re
 from urllib.parse import urlsplit
@@ -146,6 +147,18 @@ def host_names(value: str | None) -> str | None:
     if any(not HOST.fullmatch(name) for name in names):
         raise ValueError("is not names of hosts, e.g. keeper.example,keeper (no scheme, no port)")
     return ",".join(names) or None
+
+
+def networks(value: str | None) -> str | None:
+    """Addresses and networks, separated by commas. Not everybody: then whoever asks would say who asks."""
+    parts = [part.strip() for part in (value or "").split(",") if part.strip()]
+    try:
+        found = [ipaddress.ip_network(part) for part in parts]
+    except ValueError:
+        raise ValueError("is not addresses or networks, e.g. 127.0.0.1,10.0.0.0/8") from None
+    if any(one.prefixlen == 0 for one in found):
+        raise ValueError("names everybody; name the proxies")
+    return ",".join(parts) or None
 
 
 def shown(url: str | SecretStr) -> str:

@@ -1,7 +1,9 @@
 """An ASGI app on an address, inside a program that has other things to do.
 
 Promises: serves until cancelled, then closes within SHUTDOWN_S; leaves signals to its host; the access log is off,
-because a webhook's secret stands in a path. A taken or impossible address is Misconfigured, naming the setting.
+because a webhook's secret stands in a path. Limits count by who is connected; whom X-Forwarded-For names is believed of
+the given proxies alone, and of loopback only if it is one of them. A taken or impossible address is Misconfigured,
+naming the setting.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -20,13 +22,21 @@ SHUTDOWN_S = 2
 
 
 async def serve(
-    app: Any, bind: str, setting: str, *, on_ready: Callable[[], None] = lambda: None, ws_max_size: int = 1 << 20
+    app: Any,
+    bind: str,
+    setting: str,
+    *,
+    proxies: Sequence[str] = (),
+    on_ready: Callable[[], None] = lambda: None,
+    ws_max_size: int = 1 << 20,
 ) -> None:
     """Serves `app` on `bind` (host:port), which came from `setting`."""
     listener = listening(bind, setting)
     config = uvicorn.Config(
         app,
         access_log=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         log_config=None,
         log_level="warning",
         server_header=False,

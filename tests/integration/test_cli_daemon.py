@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,8 +128,6 @@ def test_settle__unknown_session__exits_1(world: World, tmp_path: Path) -> None:
 
 
 def test_gateway__token_given__serves_until_told_to_stop(tmp_path: Path) -> None:
-    import urllib.request
-
     port = free_port()
     given = {"GATEWAY_TOKEN": "a-token-to-share", "GATEWAY_BIND": f"127.0.0.1:{port}"}
 
@@ -148,3 +148,26 @@ def test_gateway__token_given__serves_until_told_to_stop(tmp_path: Path) -> None
     assert "Traceback" not in log
     assert "a-token-to-share" not in log
     assert secret.read_text().strip() not in log
+
+
+@pytest.mark.parametrize(("proxies", "sixth"), [({}, 429), ({"TRUSTED_PROXIES": "127.0.0.1"}, 404)])
+def test_gateway__requests_forwarded_for_others__count_for_these_if_the_proxy_is_named(
+    tmp_path: Path, proxies: dict[str, str], sixth: int
+) -> None:
+    """whom X-Forwarded-For names is believed of the given proxies alone, and of loopback only if it is one of them"""
+    bind = f"127.0.0.1:{free_port()}"
+    given = {"GATEWAY_TOKEN": "a-token-to-share", "GATEWAY_BIND": bind, "GATEWAY_REQUESTS_PER_MINUTE": 5}
+
+    def status(number: int) -> int | None:
+        named = {"X-Forwarded-For": f"198.51.100.{number}"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"http://{bind}/nothing/here", headers=named)) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
+
+    with running(tmp_path, "gateway", **given, **proxies):
+        assert until(lambda: status(0)) == 404
+        assert [status(number) for number in range(1, 6)] == [404] * 4 + [sixth]

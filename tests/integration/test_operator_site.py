@@ -207,6 +207,37 @@ def test_pages__bearer_token__tell_nobody_whether_it_is_right(open_site: Site) -
     assert len(texts) == 1
 
 
+# Whose address --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proxies", "codes"),
+    [({}, [403] * 10 + [429]), ({"TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1"}, [403] * 11)],
+    ids=["of-nobody", "of-the-proxy"],
+)
+def test_forwarded_for__is_believed_of_the_proxies_named_alone(
+    tmp_path: Path, proxies: dict[str, str], codes: list[int]
+) -> None:
+    """whom X-Forwarded-For names is believed of the given proxies alone, and of loopback only if it is one of them"""
+    with site(tmp_path, OPERATOR_TOKEN=TOKEN, BACKEND_PRIVATE_KEY="", **proxies) as one:
+        others = [{"X-Forwarded-For": f"198.51.100.{number}"} for number in range(11)]
+        assert [one.ask("/operator", {"token": "x"}, **named).code for named in others] == codes
+        # What a client says itself stands before what the proxy adds.
+        lied = [{"X-Forwarded-For": f"203.0.113.{number}, 198.51.100.77"} for number in range(11)]
+        assert one.ask("/operator", {"token": "x"}, **lied[0]).code == codes[-1]
+        assert [one.ask("/operator", {"token": "x"}, **named).code for named in lied[1:]][-1] == 429
+
+
+def test_trusted_proxies__several__are_kept_as_given() -> None:
+    assert values.networks(" 10.0.0.0/8, ::1 ") == "10.0.0.0/8,::1"
+
+
+@pytest.mark.parametrize("given", ["*", "proxy.lan", "10.0.0.1/8", "0.0.0.0/0", "127.0.0.1,::/0"])
+def test_trusted_proxies__no_networks_or_all__is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match=r"networks|everybody"):
+        values.networks(given)
+
+
 # Whose name --------------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ class GatewayConfig:
     ack_timeout_s: float = 5  # how long a participant's page has to acknowledge a nudge
     socket_events_per_minute: int = 10  # per ordinary socket
     http_requests_per_minute: int = 100  # per address, for requests without a secret
+    trusted_proxies: tuple[str, ...] = ()  # whose X-Forwarded-For says which address that is
     ping_interval_s: float = 25
     ping_timeout_s: float = 60
     clock_ms: Callable[[], int] = wall_ms
@@ -48,6 +49,7 @@ class GatewayConfig:
             explorer_url=settings.explorer_url,
             debug_page=settings.debug_page,
             http_requests_per_minute=settings.gateway_requests_per_minute,
+            trusted_proxies=tuple(settings.proxies()),
             redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
             state_file=settings.gateway_state_file or state_dir() / f"gateway-{port}.db",
             disconnect_grace_s=settings.disconnect_grace_s,

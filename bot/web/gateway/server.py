@@ -118,4 +118,5 @@ async def serve(
             on_ready()
 
     app = create_gateway(config, witness, routers, shelf_of(config))
-    await serving.serve(app, config.bind, "GATEWAY_BIND", on_ready=ready, ws_max_size=MAX_FRAME_BYTES)
+    bind, proxies = config.bind, config.trusted_proxies
+    await serving.serve(app, bind, "GATEWAY_BIND", proxies=proxies, on_ready=ready, ws_max_size=MAX_FRAME_BYTES)
