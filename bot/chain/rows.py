@@ -14,7 +14,7 @@ from bot.chain.codec import NAMES, FundsDeposited, FundsWithdrawn, SessionEnded,
 from bot.chain.errors import WrongAnswer
 from bot.chain.wire import RawHeader, RawLog
 from bot.domain.address import Address
-from bot.store.chain_rows import BlockRow, End, LogRow, Rows, Start
+from bot.store.chain_rows import BlockRow, End, Rows, Start
 
 # Ids come from a counter; one that a 64-bit column can't hold is no id of this contract.
 _LARGEST_ID = 2**63 - 1
@@ -47,7 +47,7 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
     # A backfill spends its time here: each number is read once, what the logs of a transaction share is made once, and
     # tuples are made without their types' constructors.
     made = tuple.__new__
-    keep, note_start, note_end, note_funds = rows.logs.append, rows.starts.append, rows.ends.append, rows.funds.add
+    values, note_start, note_end, note_funds = rows.logs.values, rows.starts.append, rows.ends.append, rows.funds.add
     number_text, number, previous = "", -1, -1
     tx = ""
     tx_index = -1
@@ -94,7 +94,8 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
             if isinstance(event, FundsDeposited | FundsWithdrawn):
                 note_funds(about)
         text = ",".join(topics)
-        keep(made(LogRow, (number, index, log.block_hash, at_s, tx, tx_index, name, session_id, about, text, data)))
+        # A LogRow's, in its order.
+        values += (number, index, log.block_hash, at_s, tx, tx_index, name, session_id, about, text, data)
     return rows
 
 

@@ -11,42 +11,41 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
 
 Driver = Connection | sqlite3.Connection  # SQLAlchemy's way to the driver, or the driver
 
-# Rows of one statement. SQLite works on a statement without Python's lock: the larger it is, the more of the next page
-# is decoded meanwhile, up to the 32,766 values that it takes.
+# Values of one statement, of the 32,766 that SQLite takes. It works on a statement without Python's lock: the larger it
+# is, the more of the next page is decoded meanwhile, and the more memory it takes.
 _VALUES_A_STATEMENT = 4_400
 _IN_MAX = 500  # values of one IN (...)
 
 
-def insert(connection: Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Adds rows that aren't there yet; `into` ends with `VALUES `."""
-    if not rows:
-        return
-    width = len(rows[0])
+def insert(connection: Connection, into: str, row: str, values: list[Any]) -> None:
+    """Adds rows that aren't there yet; `into` ends with `VALUES `, `row` is one of them, as `(?, ?)`.
+
+    `values` are those of all rows, one after the other: a tuple for each row would cost more than storing it.
+    """
+    width = row.count("?")
     if connection.dialect.name != "sqlite":
-        many(connection, _statement(into, width, 1), rows)
+        many(connection, _statement(into, row, 1), list(zip(*[iter(values)] * width, strict=True)))
         return
-    done = 0
+    # A row that can't be stored fails the transaction; a journal to take back its statement alone costs a tenth of all.
+    into = into.replace("INSERT", "INSERT OR FAIL", 1)
     # Few sizes, so that the driver's cache of prepared statements stays small.
-    for size in (_VALUES_A_STATEMENT // width, _VALUES_A_STATEMENT // width // 16):
-        statement = _statement(into, width, size)
-        while done + size <= len(rows):
-            connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows[done : done + size])))
-            done += size
-    if done < len(rows):
-        connection.exec_driver_sql(_statement(into, width, 1), list(rows[done:]))
+    done, rows = 0, _VALUES_A_STATEMENT // width
+    while done < len(values):
+        while done + rows * width > len(values):
+            rows //= 2
+        connection.exec_driver_sql(_statement(into, row, rows), tuple(values[done : done + rows * width]))
+        done += rows * width
 
 
 @lru_cache(maxsize=64)
-def _statement(into: str, width: int, rows: int) -> str:
-    one = "(" + ", ".join("?" * width) + ")"
-    return f"{into}{', '.join([one] * rows)} ON CONFLICT DO NOTHING"
+def _statement(into: str, row: str, rows: int) -> str:
+    return f"{into}{', '.join([row] * rows)} ON CONFLICT DO NOTHING"
 
 
 def many(connection: Driver, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:

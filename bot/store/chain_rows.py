@@ -27,15 +27,19 @@ _INSERT_LOG = (
     "INSERT INTO logs (block_number, log_index, block_hash, timestamp_s, tx_hash, tx_index, name, session_id, address,"
     " topics, data) VALUES "
 )
+_LOG = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_SESSION = (
     "INSERT INTO sessions (session_id, student, tutor, language, start_block, start_tx, started_at, end_block, closed)"
     " VALUES "
 )
+_SESSION = "(?, ?, ?, ?, ?, ?, ?, ?, ? = 1)"  # a truth value costs the driver eight times what a number does
 _INSERT_SETTLEMENT = (
-    "INSERT INTO settlements (session_id, student, tutor, token, language, started_at, ended_at, billed_s, rate, paid,"
-    " tx_hash, block_number, finality) VALUES "
+    "INSERT INTO settlements (session_id, student, tutor, language, started_at, ended_at, billed_s, paid, tx_hash,"
+    " block_number, finality) VALUES "
 )
+_SETTLEMENT = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_BLOCK = "INSERT INTO blocks (number, hash, parent_hash, timestamp_s) VALUES "
+_BLOCK = "(?, ?, ?, ?)"
 
 
 class BlockRow(NamedTuple):
@@ -61,6 +65,26 @@ class LogRow(NamedTuple):
     address: Address | None
     topics: str
     data: str
+
+
+class LogRows(Sequence[LogRow]):
+    """Rows of `logs`, as the values of all of them one after the other."""
+
+    __slots__ = ("values",)
+    WIDTH = len(LogRow._fields)
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def append(self, row: LogRow) -> None:
+        self.values += row
+
+    def __len__(self) -> int:
+        return len(self.values) // self.WIDTH
+
+    def __getitem__(self, place: Any) -> Any:
+        start = range(len(self))[place] * self.WIDTH
+        return LogRow(*self.values[start : start + self.WIDTH])
 
 
 class Start(NamedTuple):
@@ -92,7 +116,7 @@ class Rows:
     """What a stretch of the chain adds, in chain order. `blocks` may be sparse; its last one is the new cursor."""
 
     blocks: list[BlockRow] = field(default_factory=list)
-    logs: list[LogRow] = field(default_factory=list)
+    logs: LogRows = field(default_factory=LogRows)
     starts: list[Start] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
     funds: set[Address] = field(default_factory=set)
@@ -138,55 +162,60 @@ class Reorg:
 def append(session: Session, rows: Rows, finality: Finality) -> Touched:
     """Adds a stretch of the chain, and what follows from its logs for sessions and settlements."""
     connection = session.connection()
-    bulk.insert(connection, _INSERT_LOG, rows.logs)
-    made = tuple.__new__  # what a NamedTuple's constructor does, at a third of its cost
+    bulk.insert(connection, _INSERT_LOG, _LOG, rows.logs.values)
     final_to = finality.final_to
     end_blocks = {end[0]: end[4] for end in rows.ends}
-    sessions = []
+    sessions: list[Any] = []
     for start in rows.starts:
         end_block = end_blocks.get(start[0])
-        sessions.append((*start, end_block, end_block is not None and end_block <= final_to))
-    bulk.insert(connection, _INSERT_SESSION, sessions)
-    known: dict[int, _Known] = {start[0]: (start[1], start[2], start[3], start[6], None, None) for start in rows.starts}
-    earlier = _known(connection, [number for number in end_blocks if number not in known])
+        sessions += (*start, end_block, 0 if end_block is None or end_block > final_to else 1)
+    bulk.insert(connection, _INSERT_SESSION, _SESSION, sessions)
+    known = {start[0]: start for start in rows.starts}
+    earlier = _earlier(connection, [number for number in end_blocks if number not in known])
     bulk.many(
         connection,
         "UPDATE sessions SET end_block = ?, closed = ? WHERE session_id = ?",
         [(end_blocks[number], end_blocks[number] <= final_to, number) for number in earlier],
     )
-    known |= earlier
-    bulk.insert(connection, _INSERT_SETTLEMENT, _settlements_of(rows.ends, known, finality))
-    bulk.insert(connection, _INSERT_BLOCK, rows.blocks)
+    known |= {number: start for number, (start, _, _) in earlier.items()}
+    bulk.insert(connection, _INSERT_SETTLEMENT, _SETTLEMENT, _settlements_of(rows.ends, known, finality))
+    bulk.many(
+        connection,
+        "UPDATE settlements SET rate = ?, token = ? WHERE session_id = ?",
+        [(rate, token, number) for number, (_, rate, token) in earlier.items() if rate is not None],
+    )
+    bulk.insert(connection, _INSERT_BLOCK, _BLOCK, [value for block in rows.blocks for value in block])
+    made = tuple.__new__  # what a NamedTuple's constructor does, at a third of its cost
     started = tuple([made(SessionKey, start[:3]) for start in rows.starts])
-    ended = tuple([made(SessionKey, (number, *known[number][:2])) for number in end_blocks if number in known])
+    ended = tuple([made(SessionKey, known[number][:3]) for number in end_blocks if number in known])
     return Touched(started, ended, frozenset(rows.funds.union([key[1] for key in ended])))
 
 
-# Of a session: student, tutor, language, start in seconds, rate, token.
-_Known = tuple[Address, Address, int, int | None, str | None, str | None]
-_NOTHING_KNOWN = (None,) * 6
-
-
-def _known(connection: Connection, ids: Sequence[int]) -> dict[int, _Known]:
+def _earlier(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[Start, str | None, str | None]]:
+    """These sessions as they started, with rate and token where those were read."""
     c = _sessions.c
-    found: dict[int, _Known] = {}
+    columns = (c.session_id, c.student, c.tutor, c.language, c.start_block, c.start_tx, c.started_at, c.rate, c.token)
+    found = {}
     for part in bulk.parts(ids):
-        query = select(c.session_id, c.student, c.tutor, c.language, c.started_at, c.rate, c.token)
-        for row in connection.execute(query.where(c.session_id.in_(part))):
-            found[row[0]] = tuple(row[1:])
+        for *start, rate, token in connection.execute(select(*columns).where(c.session_id.in_(part))):
+            found[start[0]] = (Start(*start), rate, token)
     return found
 
 
-def _settlements_of(ends: Sequence[End], known: Mapping[int, _Known], finality: Finality) -> list[tuple[Any, ...]]:
-    rows = []
+def _settlements_of(ends: Sequence[End], known: Mapping[int, Start], finality: Finality) -> list[Any]:
+    """The values of their rows, but for rate and token: those are known of few, of sessions that started earlier."""
+    values: list[Any] = []
     block, how_final = -1, ""
     for session_id, tutor, billed_s, paid, at_block, tx, at_s in ends:
         if at_block != block:  # most share their block with the one before
             block, how_final = at_block, finality.of(at_block)
-        student, _, language, started_at, rate, token = known.get(session_id, _NOTHING_KNOWN)
-        amounts = (str(billed_s), rate, str(paid))
-        rows.append((session_id, student, tutor, token, language, started_at, at_s, *amounts, tx, block, how_final))
-    return rows
+        _, student, _, language, _, _, started_at = known.get(session_id, _NOTHING_KNOWN)
+        said = (language, started_at, at_s, str(billed_s), str(paid))
+        values += (session_id, student, tutor, *said, tx, at_block, how_final)
+    return values
+
+
+_NOTHING_KNOWN = (None,) * len(Start._fields)
 
 
 def sweep(session: Session, finality: Finality) -> int:
