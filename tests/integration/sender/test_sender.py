@@ -324,6 +324,7 @@ async def test_crash__restarted_at_once__ended_exactly_once(bench: Bench, window
     """After a crash each stored, unmined transaction is accounted for before anything new is signed."""
     key = await crashed(bench, window)
     nonce = bench.nonce()
+    bench.config = {"replace_after_blocks": 1_000}  # blocks come quicker here than a busy machine sends
     await bench.restart()
     bench.settle(key)  # the action is still open
     await bench.outcome()
