@@ -1,11 +1,10 @@
 """JSON-RPC over several endpoints.
 
 Promises: a call is answered by the most preferred endpoint that can and doesn't stray, or raises within about the
-time-out: `RpcError`
-when a node answered with an error, `Unreachable` when none gave a usable answer (`TooHeavy` when one was reached and
-the answer was too slow or too large). A failing endpoint is left alone for a while; when all of them are, a call
-waits for the first to be ready instead of knocking. An answer to another question, half an answer or garbage is no
-answer. Every call of ours may be said twice: reads by nature, a raw transaction because it has one hash.
+time-out: `RpcError` when a node answered with an error, `Unreachable` when none gave a usable answer (`TooHeavy` when
+one was reached and the answer was too slow or too large). A failing endpoint is left alone for a while; when all of
+them are, a call waits for the first to be ready instead of knocking. An answer to another question, half an answer or
+garbage is no answer. Every call of ours may be said twice: reads by nature, a raw transaction because it has one hash.
 Doesn't promise that two calls see the same chain: pin them to a block where that matters. No web3 here: importing it
 takes longer than a day's first hundred requests.
 """

@@ -355,6 +355,8 @@ def test_revoked__the_account_is_plain_again_and_nothing_ends(
 
 
 def test_runtime_code__is_the_template_with_the_immutables(web3, guard, keeper, langdao):
+    """`runtime_code` is the code that a node reports of a guard deployed for this keeper and this LangDAO, byte for
+    byte (the contract tests hold it to a real deployment)"""
     code = bytes(web3.eth.get_code(guard.address))
     assert code == runtime_code(keeper.address, langdao.address), "run `make abi`"
     assert immutables_of(code) == (keeper.address, langdao.address)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.chain.details import Details
-from bot.chain.errors import RpcError
+from bot.chain.errors import RpcError, WrongAnswer
 from bot.chain.langdao import LangDAO
 from bot.domain.facts import SessionKey
 from bot.store.tables import TxRow
@@ -171,6 +171,7 @@ async def test_run__woken__reads(world: World, tmp_path: Path) -> None:
 
 
 async def test_reads__pinned_to_a_block__tell_of_that_block(world: World, tmp_path: Path) -> None:
+    """every read says at which block it looks: by number, or by hash"""
     async with index(world, tmp_path / "a.db") as one:
         contract = LangDAO(one.rpc, world.contract)
         before = world.node.header()["hash"]
@@ -202,6 +203,17 @@ async def test_reads__of_a_block_that_was_reorged_away__are_refused(world: World
         world.node.rpc("anvil_reorg", 1, [])
         with pytest.raises(RpcError):
             await contract.active(world.tutors[0], gone)
+
+
+async def test_reads__of_what_is_no_langdao__are_errors(world: World, tmp_path: Path) -> None:
+    """What the contract can't answer is an `RpcError`, what isn't its layout is a `WrongAnswer`."""
+    async with index(world, tmp_path / "a.db") as one:
+        with pytest.raises(RpcError, match="revert"):
+            await LangDAO(one.rpc, world.token).active(world.tutors[0], "latest")
+        nobody = LangDAO(one.rpc, world.tutors[0])
+        for read in (nobody.active(world.tutors[0], "latest"), nobody.session(1, "latest"), nobody.owner()):
+            with pytest.raises(WrongAnswer):
+                await read
 
 
 async def test_pending_ends__in_the_pool__names_sender_and_tutor(world: World, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from bot.chain import guard_codec
 from bot.chain.envelope import called
 from bot.chain.fees import GWEI, Caps
+from bot.chain.guard import delegation
+from bot.chain.rpc import Rpc
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
@@ -108,6 +110,23 @@ async def test_to_guarded__node_fails_at_first__reported_once(guard: Bench) -> N
         await bench.until(lambda: all(row.state == "confirmed" for row in bench.txs()), mine=True)
     assert [(told, outcome) for told, _, outcome, _ in bench.hooks.reports] == [(key, "settled")]
     assert bench.steps(bench.txs()[0].hash) == ["stored", "sent", "mined", "confirmed"]
+
+
+async def test_delegation__revoked_a_block_later__said_of_the_block_that_was_asked_for(guard: Bench) -> None:
+    """what is said of a delegation is said of one block"""
+    bench, node, [at] = guard, guard.world.node, guard.guards
+    heads = []
+    for code in ("0xef0100" + at[2:], "0x"):
+        node.rpc("anvil_setCode", bench.world.owner, code)
+        node.mine()
+        heads.append(node.header())
+        node.mine()  # with this one Anvil keeps what the block before it left
+    rpc = Rpc([node.url])
+    for name in ("number", "hash"):
+        blocks = [int(head["number"], 16) if name == "number" else head["hash"] for head in heads]
+        said = [await delegation(rpc, bench.world.owner, block) for block in blocks]
+        assert [one.admits(KEEPER, bench.world.contract) for one in said] == [True, False]
+    await rpc.close()
 
 
 async def test_to_guarded__the_days_budget_is_under_way_by_the_former_key__another_waits(guard: Bench) -> None:

@@ -263,6 +263,8 @@ def test_read__by_a_name_of_somebody_elses__gets_nothing(open_site: Site, path: 
     ["127.0.0.1", "localhost:1", "LOCALHOST.", "[::1]:4100", "10.0.0.7:4100", "keeper.example", "proxy.lan:8443"],
 )
 def test_read__by_a_name_of_ours__is_answered(host: str) -> None:
+    """Allowed are addresses (a page that came from one can't be led elsewhere), localhost, the host in HTTP_BIND and in
+    PUBLIC_URL, and the names in HTTP_HOSTS."""
     hosts = Hosts("127.0.0.1:4100", "https://keeper.example/base", "other.lan, Proxy.lan")
     assert hosts.allows(host)
 

@@ -116,6 +116,7 @@ async def test_call__node_answers_null__gives_none() -> None:
 
 
 async def test_call__node_answers_with_an_error__raises_it_without_asking_another() -> None:
+    """`RpcError` when a node answered with an error"""
     first, second = Double(refused(3, "execution reverted: Session not active", "0x08")), Double(good())
     async with asking(first, second) as rpc:
         with pytest.raises(RpcError) as caught:
@@ -163,6 +164,7 @@ async def test_call__endpoint_failed__is_left_alone_for_a_while_then_preferred_a
 
 
 async def test_call__all_fail__raises_unreachable_naming_the_host_alone() -> None:
+    """`Unreachable` when none gave a usable answer"""
     async with asking(Double(status(500))) as rpc:
         with pytest.raises(Unreachable, match=r"^http://127\.0\.0\.1:\d+: HTTP 500$") as caught:
             await rpc.call("eth_chainId")
@@ -207,6 +209,7 @@ async def test_call__retry_after_of_a_second__is_respected() -> None:
 
 
 async def test_call__no_answer__ends_within_the_timeout_as_too_heavy() -> None:
+    """or raises within about the time-out … `TooHeavy` when one was reached and the answer was too slow or too large"""
     async with asking(Double(slow), timeout_s=0.3) as rpc:
         began = time.monotonic()
         with pytest.raises(TooHeavy, match=r"no answer within 0\.3 s"):
@@ -279,6 +282,8 @@ async def test_on_each__one_accepts_one_refuses_one_is_down__tells_of_each() -> 
 
 
 async def test_connection__kept_and_closed_by_the_node__is_opened_again() -> None:
+    """Every call of ours may be said twice"""
+
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])

@@ -24,6 +24,7 @@ from sqlalchemy import create_engine, text
 from sqlmodel import Session, select
 
 from bot.domain import linking
+from bot.domain.decide import Action, Decision
 from bot.domain.facts import Beats, SessionKey, Source
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
@@ -33,7 +34,7 @@ from bot.store.chain_step import Step
 from bot.store.db import Database, Writer, reachable
 from bot.store.lock import Lock, holder
 from bot.store.schema import HEAD, migrate, upgrade, version
-from bot.store.tables import AlertRow, FactRow, Meta, Table
+from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Meta, Table
 from bot.store.tables import Room as RoomRow
 
 STUDENT, TUTOR = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"
@@ -222,6 +223,38 @@ async def test_rows__sqlite__reaches_the_disk_before_the_call_returns(tmp_path: 
     assert await writer.rows(level, durable=True) == (2,)  # FULL
     writer.close()
     database.dispose()
+
+
+async def test_records__the_step_behind_them_fails__none_of_them_is_stored(database: Database) -> None:
+    """each function is one step inside the caller's transaction (`Writer`), so several of them move together or not at
+    all"""
+    writer, key = Writer(database), SessionKey(1, STUDENT, TUTOR)
+
+    def change(into: bulk.Driver, *, fails: bool) -> int:
+        decision = records.add_decision(into, key, Decision(Action.END, "silence"), 1)
+        action = records.add_settle(into, key, decision, 1, {"reason": "silence"})
+        records.add_alert(into, "alert.orphan", "text", 1, key)
+        if fails:
+            raise ZeroDivisionError
+        return action
+
+    def stored(session: Session) -> list[int]:
+        return [len(session.exec(select(table)).all()) for table in (DecisionRow, ActionRow, AlertRow)]
+
+    with pytest.raises(ZeroDivisionError):
+        await writer.rows(lambda into: change(into, fails=True))
+    assert await writer(stored) == [0, 0, 0]
+
+    def ended_in_vain(session: Session) -> None:
+        records.end_action(session, change(session.connection(), fails=False), "done", "settled", 2)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await writer(ended_in_vain)
+    assert await writer(stored) == [0, 0, 0]
+    await writer.rows(lambda into: change(into, fails=False))
+    assert await writer(stored) == [1, 1, 1]
+    writer.close()
 
 
 async def test_rows__log_is_long__left_to_the_next_that_nobody_waits_for(tmp_path: Path) -> None:

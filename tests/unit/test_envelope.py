@@ -33,7 +33,8 @@ LEGACY = st.fixed_dictionaries(COMMON | {"gasPrice": BIG})
 async def test_sign__any_transaction_and_key__byte_for_byte_what_eth_account_makes(
     key: bytes, transaction: dict[str, Any]
 ) -> None:
-    """ "byte for byte what eth_account makes of the same transaction and key"."""
+    """byte for byte what eth_account makes of the same transaction and key … Knows the two kinds that the keeper sends:
+    dynamic fees (EIP-1559, without access list) and legacy (EIP-155)."""
     account = Account.from_key(key)
     expected = account.sign_transaction(transaction)
     signed = await KeySigner(key).sign(transaction)

@@ -76,6 +76,31 @@ def test_decode__the_guards_events() -> None:
     assert decode([guard_codec.FAILED, five], "0x" + encode(["bytes"], [b""]).hex()) == Failed(5, b"")
 
 
+FIVE, TWO, NO = f"0x{5:064x}", f"0x{2:064x}", "0x" + encode(["bytes"], [b"no"]).hex()
+
+
+@pytest.mark.parametrize(
+    ("topics", "data"),
+    [
+        ([], "0x"),
+        ([guard_codec.SETTLED], "0x"),
+        ([guard_codec.SETTLED, FIVE, FIVE], "0x"),
+        ([guard_codec.SETTLED, FIVE], TWO),
+        ([guard_codec.SETTLED[:-1] + "0", FIVE], "0x"),
+        ([guard_codec.SKIPPED, FIVE], "0x"),
+        ([guard_codec.SKIPPED, FIVE], TWO + "00"),
+        ([guard_codec.FAILED, FIVE], "0x"),
+        ([guard_codec.FAILED, FIVE], NO[:-2]),
+        ([guard_codec.FAILED, FIVE], NO + "00" * 32),
+        ([guard_codec.FAILED, FIVE], "0x" + f"{64:064x}" + NO[66:]),
+    ],
+)
+def test_decode__not_exactly_one_of_the_guards__none(topics: list[str], data: str) -> None:
+    """`decode` gives a typed event, or None for a log that isn't exactly one of the guard's"""
+    assert decode([guard_codec.SETTLED, FIVE], "0x") == Settled(5)
+    assert decode(topics, data) is None
+
+
 @given(
     st.lists(st.sampled_from([guard_codec.SETTLED, guard_codec.SKIPPED, guard_codec.FAILED, "0x05", "0x", "zz"])),
     st.binary(max_size=200).map(lambda raw: "0x" + raw.hex()),

@@ -140,7 +140,7 @@ def test_sql__outside_of_the_store__none(word: str) -> None:
 
 @pytest.mark.parametrize("heavy", ["web3", "eth_account", "ape", "apprise", "alembic"])
 def test_heavy_libraries__imported_at_the_top_of_a_module__none(heavy: str) -> None:
-    """No import-time work: what takes long to import is imported where it is used."""
+    """No import-time work: what takes long to import is imported where it is used. No web3 here (`chain/rpc`)."""
     for part, path in modules():
         if path.is_relative_to(ROOT / "store" / "migrations"):
             continue
