@@ -23,7 +23,7 @@ class FeedBoard:
     def __init__(self, now_ms: int, webhook_silence_ms: int) -> None:
         self._silence_ms = webhook_silence_ms
         self._socket = _Span(now_ms, now_ms)
-        self._webhook = _Span(now_ms, now_ms)
+        self._posts_since_ms = now_ms
         self._last_post_ms: int | None = None
 
     def socket(self, up: bool, now_ms: int) -> bool:
@@ -37,7 +37,7 @@ class FeedBoard:
         """An authenticated post arrived. True if the feed had been silent before."""
         silent = not self._posting(now_ms)
         if silent:
-            self._webhook = _Span(now_ms, None)
+            self._posts_since_ms = now_ms
         self._last_post_ms = now_ms
         return silent
 
@@ -46,7 +46,7 @@ class FeedBoard:
         self._socket.since_ms = now_ms
         if self._socket.until_ms is not None:
             self._socket.until_ms = now_ms
-        self._webhook = _Span(now_ms, now_ms)
+        self._posts_since_ms = now_ms
         self._last_post_ms = None
 
     def span(self, name: str, now_ms: int) -> tuple[int, int | None]:
@@ -54,9 +54,9 @@ class FeedBoard:
         if name == SOCKET:
             return self._socket.since_ms, self._socket.until_ms
         if self._last_post_ms is None:
-            return self._webhook.since_ms, self._webhook.since_ms
+            return self._posts_since_ms, self._posts_since_ms
         up = self._posting(now_ms)
-        return self._webhook.since_ms, None if up else self._last_post_ms + self._silence_ms
+        return self._posts_since_ms, None if up else self._last_post_ms + self._silence_ms
 
     @property
     def webhook_silence_ms(self) -> int:

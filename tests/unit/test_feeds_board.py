@@ -68,3 +68,12 @@ def test_outage__socket_down__nothing_is_proven_before_it_returns(board: FeedBoa
     board.socket(False, 1_020_000)
     board.outage(1_300_000)
     assert board.span(SOCKET, 1_400_000) == (1_300_000, 1_300_000)
+
+
+def test_up__either_feed__while_it_is_heard(board: FeedBoard) -> None:
+    board.socket(True, 1_010_000)
+    assert (board.up(SOCKET, 1_011_000), board.up(WEBHOOK, 1_011_000)) == (True, False)
+    board.socket(False, 1_012_000)
+    board.post(1_012_000)
+    assert (board.up(SOCKET, 1_013_000), board.up(WEBHOOK, 1_013_000)) == (False, True)
+    assert not board.up(WEBHOOK, 1_012_001 + SILENCE_MS)

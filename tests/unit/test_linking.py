@@ -59,6 +59,10 @@ def test_link__room_joined_before__that_session_without_addresses(book: Book) ->
     assert rule(link(said(), joined(book, "req_1"), book)) == (KEY, "addresses")
 
 
+def test_link__room_joined_before_by_a_rule_that_isnt_known__by_the_room(book: Book) -> None:
+    assert rule(link(said(), Room("req_1", T0, T0, key=KEY, trust=Trust.CONFIGURED), book)) == (KEY, "room")
+
+
 def test_link__room_joined_before_by_less_trust__both_addresses_win(book: Book) -> None:
     other = SessionKey(8, STUDENT, OTHER_TUTOR)
     book.add(other, T0)

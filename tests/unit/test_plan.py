@@ -49,3 +49,8 @@ def test_payload__amounts__are_texts_of_base_units() -> None:
     assert (said["rate"], said["balance"]) == (str(2**100), "0")
     assert (said["bill"]["paid"], said["bill"]["overbilled"]) == (str(2**200), str(2**199))
     assert said["startedAt"] is None
+
+
+def test_hold_of__held_by_the_breaker__says_that() -> None:
+    assert hold_of(Decision(Action.HOLD, "ended", inputs={"hold": "mass-end"}), None) == "mass-end"
+    assert hold_of(Decision(Action.HOLD, "ended", inputs={"hold": "frozen"}), None) == "set-aside"

@@ -147,6 +147,13 @@ def test_lived__same_policy__goes_as_it_went() -> None:
     assert (play.end_ms, play.reason, play.held) == (T0 + 70_000, "ended", False)
 
 
+def test_lived__record_of_the_first_decision_only__goes_as_it_went() -> None:
+    lesson = hung_up()
+    assert lived(lesson.history(decisions=lesson.decisions[:1]), by(), HOUR_MS) == lived(
+        lesson.history(), by(), HOUR_MS
+    )
+
+
 def test_lived__nothing_was_stored_that_can_be_made_again__nothing_is_played() -> None:
     lesson = hung_up()
     old = [one._replace(saw=None) for one in lesson.decisions]
@@ -165,15 +172,29 @@ def test_lived__longer_window__later_end_unless_somebody_ends_it_before() -> Non
     assert lived(replace(others, by_keeper=True), longer, HOUR_MS).end_ms == T0 + 100_000
 
 
-@pytest.mark.parametrize(("timeout_s", "nudged_s"), [(9, 69), (12, 132)])
-def test_lived__heartbeats_between_what_was_stored__are_taken_as_evenly_spaced(timeout_s: int, nudged_s: int) -> None:
+@pytest.mark.parametrize(("timeout_s", "arm_count", "nudged_ms"), [(9, 3, 69_000), (9, 5, 89_000), (12, 3, 132_001)])
+def test_lived__heartbeats_between_what_was_stored__are_taken_as_evenly_spaced(
+    timeout_s: int, arm_count: int, nudged_ms: int
+) -> None:
     """between two that were stored they are taken as evenly spaced"""
     lesson = Lesson()
     lesson.beats(0, 10, 60)
     lesson.decisions.append(lesson.decisions[0]._replace(id=2, at_ms=T0 + 60_000, saw=pack(lesson.session, World())))
-    history = lesson.history(beats=Beats(9, T0, T0 + 120_000))
-    play = lived(history, by(Policy(heartbeat_timeout_ms=timeout_s * 1000)), HOUR_MS)
-    assert next(at for at, action, reason in steps(play) if (action, reason) == ("nudge", "silence")) == nudged_s
+    history = lesson.history(beats=Beats(9, T0, T0 + 120_001))
+    policy = Policy(heartbeat_timeout_ms=timeout_s * SECOND, heartbeat_arm_count=arm_count)
+    nudges = [step for step in lived(history, by(policy), HOUR_MS).steps if step[1] == "nudge"]
+    assert nudges[0] == (T0 + nudged_ms, "nudge", "silence")
+
+
+@pytest.mark.parametrize("since", [(1, 2, 3), (2, 3), (3,)], ids=str)
+def test_lived__one_heartbeat_more_than_was_stored__is_played_too(since: tuple[int, ...]) -> None:
+    lesson = Lesson()
+    lesson.decisions[0] = lesson.decisions[0]._replace(saw={"started_ms": T0, "world": {"feed": {}}})  # an older one
+    for count in since[:-1]:
+        saw = pack(Session(KEY, T0, beats=Beats(count, T0, T0 + 20_000 * (count - 1))), World())
+        lesson.decisions.append(lesson.decisions[0]._replace(id=1 + count, at_ms=T0 + 20_000 * count, saw=saw))
+    history = lesson.history(beats=Beats(3, T0, T0 + 40_000))
+    assert lived(history, by(), HOUR_MS).end_ms == T0 + 130_000
 
 
 @pytest.mark.parametrize(("count", "armed"), [(9, True), (10, False)])

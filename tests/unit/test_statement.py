@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_text__of_an_end__is_what_the_documentation_shows() -> None:
         "Expires: 2027-01-15T08:10:00Z\n"
         "Nonce: 0x0123456789abcdef"
     )
+
+
+def test_text__keeper_in_another_time_zone__is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = END.text()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        there = END.text()
+    time.tzset()
+    assert there == here
 
 
 def test_text__of_a_binding__is_what_the_documentation_shows() -> None:

@@ -110,7 +110,7 @@ def test_table__every_rule__has_a_row() -> None:
 
 
 def test_operate_md__due_times__are_the_table() -> None:
-    assert table.as_markdown() in GUIDE
+    assert f"\n\n{table.as_markdown()}\n\n" in GUIDE
 
 
 # Who is believed how far -----------------------------------------------------------------------------------------
@@ -203,5 +203,5 @@ def test_trust__every_source__has_a_level_in_the_table() -> None:
 
 
 def test_operate_md__trust__is_the_table() -> None:
-    assert trust.as_markdown() in GUIDE
+    assert f"\n\n{trust.as_markdown()}\n\n" in GUIDE
     assert len(re.findall(r"^\| source \|", GUIDE, re.MULTILINE)) == 1
