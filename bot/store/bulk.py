@@ -32,7 +32,7 @@ def insert(connection: Connection, into: str, row: str, values: list[Any]) -> No
     if connection.dialect.name != "sqlite":
         many(connection, _statement(into, row, 1), list(zip(*[iter(values)] * width, strict=True)))
         return
-    # A row that can't be stored fails the transaction; a journal to take back its statement alone costs a tenth of all.
+    # A row that can't be stored fails the transaction. Else SQLite keeps a journal to take back its statement alone.
     into = into.replace("INSERT", "INSERT OR FAIL", 1)
     # Few sizes, so that the driver's cache of prepared statements stays small.
     done, rows = 0, _VALUES_A_STATEMENT // width
