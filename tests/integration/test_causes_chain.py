@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bot.chain.fees import GWEI
+from bot.chain.follower.finality import FINALITY_EVERY, STILL_S
 from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
 from tests.integration.test_operator_site import TOKEN, Site
 from tests.support.anvil import ENGLISH, calldata, langdao
@@ -157,3 +158,21 @@ def test_logs__left_out_by_the_node__are_taken_at_the_second_look_and_told(daemo
     daemon.proxy.after = lambda body, reply: reply
     daemon.told("alert.logs-differ", each_time=daemon.mine)
     until(lambda: f'href="/session/{number}"' in daemon.site.ask("/").text)
+
+
+@pytest.mark.provokes("alert.finality-still")
+def test_finality__of_the_node_stands_still_for_hours__is_told_and_stops_nothing(daemon: Daemon) -> None:
+    frozen = daemon.rpc("eth_getBlockByNumber", "finalized", False)
+
+    def still(call: Any, reply: Any) -> Any:
+        return reply | {"result": frozen} if call["params"][0] == "finalized" else reply
+
+    daemon.proxy.after = each_call("eth_getBlockByNumber", still)
+    node = daemon.site.world.node
+    node.mine(FINALITY_EVERY)  # it looks at finality once more before the time goes by
+    until(lambda: daemon.head() == node.number())
+    daemon.rpc("evm_increaseTime", STILL_S + 1)
+    daemon.told("alert.finality-still", each_time=lambda: node.mine(8))
+    number = daemon.lesson(0, 0)
+    daemon.settle(number)
+    daemon.over(0)

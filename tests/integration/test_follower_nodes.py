@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bot.chain.follower import finality
 from bot.chain.follower import follower as module
 from tests.support.anvil import World, langdao
 from tests.support.index import Index, assert_equals_a_fresh_index, index
@@ -216,9 +215,7 @@ async def test_violation__is_told_when_it_begins_and_when_it_is_over(world: Worl
 
 
 @pytest.mark.provokes("alert.finality-still")
-async def test_finality__stands_still_for_hours__is_said_once_and_stops_nothing(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_finality__stands_still_for_hours__is_said_once_and_stops_nothing(world: World, tmp_path: Path) -> None:
     """Quotes: "finality that merely stands still for hours is said, and stops nothing"."""
     async with before(world) as proxy, index(world, tmp_path / "a.db", rpc_url=proxy.url) as one:
         await one.follower.catch_up()
@@ -230,7 +227,8 @@ async def test_finality__stands_still_for_hours__is_said_once_and_stops_nothing(
         proxy.after = each_call("eth_getBlockByNumber", after)
         world.start()
         world.end()
-        monkeypatch.setattr(finality, "STILL_S", 0.0)
+        await one.follower.catch_up()
+        world.node.rpc("evm_increaseTime", 7_201)
         for _ in range(3):
             world.node.mine(2)
             await one.follower.catch_up()

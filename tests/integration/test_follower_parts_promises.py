@@ -137,7 +137,7 @@ async def test_finality__tag_goes_back__stays_where_it_was() -> None:
             double.finalized = finalized
             double.mine()
             latest, tagged = await watch.with_head(double.head.number)
-            await watch.look(int(latest.number, 16), tagged)
+            await watch.look(latest, tagged)
             seen.append(watch.to)
         assert seen == [10, 30, 30, 31]
 

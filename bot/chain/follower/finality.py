@@ -1,13 +1,11 @@
 """How far nothing moves any more.
 
 Promises: the finalized block goes forwards, never back; it is the node's `finalized` tag, or where there is none
-`DEPTH_OF_FINALITY` below the head. Finality that stands still while blocks come is noticed after `STILL_S`, and stops
-nothing.
+`DEPTH_OF_FINALITY` below the head. Finality that stands still while blocks come is noticed after `STILL_S`, by the
+blocks' own time, and stops nothing.
 """
 
 from __future__ import annotations
-
-import time
 
 import structlog
 
@@ -19,7 +17,7 @@ from bot.chain.wire import RawHeader
 DEPTH_OF_FINALITY = 64  # blocks, where the node has no `finalized` tag: two epochs
 FINALITY_EVERY = 32  # blocks between looks at finality while no settlement waits for it
 AWAITED_EVERY = 4  # blocks that may be pushed between two looks while one does
-STILL_S = 7_200.0  # finality usually moves every few minutes
+STILL_S = 7_200  # finality usually moves every few minutes
 
 log = structlog.get_logger()
 
@@ -33,8 +31,8 @@ class FinalityWatch:
         self.awaited = True
         self._has_tag = True
         self._looked_at = -1
-        self._moved_s = time.monotonic()
-        self._moved_at = -1  # the head, when it moved
+        self._moved_s = 0  # the head's time, when it moved
+        self._moved_at = -1  # its number
         self.stands_still = False
 
     def due(self, head: int, *, pushed: bool = False) -> bool:
@@ -58,8 +56,9 @@ class FinalityWatch:
         # What was refused here is asked for by itself, and refused or not as that deserves.
         return latest, finalized if isinstance(finalized, RawHeader) else None
 
-    async def look(self, head: int, finalized: RawHeader | None) -> None:
+    async def look(self, latest: RawHeader, finalized: RawHeader | None) -> None:
         """Moves `to`. `finalized`: the node's, where it was asked for already."""
+        head = number_of(latest)
         if not self.due(head):
             return
         self._looked_at = head
@@ -74,11 +73,10 @@ class FinalityWatch:
                 self._has_tag = False
             else:
                 to = number_of(header) if header is not None else -1
-        self._move(min(to, head), head)
+        self._move(min(to, head), head, int(latest.timestamp, 16))
 
-    def _move(self, to: int, head: int) -> None:
-        now_s = time.monotonic()
-        if to > self.to or head <= self._moved_at:
+    def _move(self, to: int, head: int, now_s: int) -> None:
+        if to > self.to or head <= self._moved_at or self._moved_at < 0:
             self.to = max(self.to, to)
             self._moved_s, self._moved_at = now_s, head
             self.stands_still = False

@@ -176,7 +176,7 @@ class Follower:
                         return
                     continue
                 first = reached + 1
-            await self._finality.look(number, finalized)  # only here: a strayed node's finality is none
+            await self._finality.look(latest, finalized)  # only here: a strayed node's finality is none
             if first <= self._finality.to:
                 await self._take_pages(first, min(self._finality.to, number))
                 continue  # that may have taken long: look at the head again
