@@ -282,7 +282,7 @@ async def test_on_each__one_accepts_one_refuses_one_is_down__tells_of_each() -> 
 
 
 async def test_connection__kept_and_closed_by_the_node__is_opened_again() -> None:
-    """Every call of ours may be said twice; the endpoint's: "one that the node closed meanwhile is opened again once"."""
+    """Every call of ours may be said twice. The endpoint: "one that the node closed meanwhile is opened again once"."""
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
