@@ -16,8 +16,8 @@ from bot.domain.facts import Hint, Kind, Source
 from bot.feeds.canary import Canary
 from bot.feeds.webhook import webhook_routes
 from bot.store.tables import DecisionRow
-from tests.integration.test_reconciler import KEY
-from tests.integration.test_reconciler import Keeper as Reconciling
+from tests.support.keeper import KEY
+from tests.support.keeper import Keeper as Reconciling
 from tests.support.servers import free_port, serving, until
 from tests.support.sessions import STUDENT, T0, TUTOR
 from tests.support.signalling import SignallingServer

@@ -158,6 +158,21 @@ class Keeper:
         return next(row for row in self.rows(Settlement) if row.session_id == key.session_id)
 
 
+async def deliver(keeper: Keeper, *, delivered: bool = True) -> None:
+    """The newest nudge reached somebody, or nobody."""
+    action, key, payload = keeper.effects.nudges[-1]
+    outcome = "delivered" if delivered else "undelivered"
+    said = {"mark": payload["mark"], "ask": payload["ask"], "outcome": outcome, "delivered": delivered}
+    await keeper.reconciler.outcome(key, Kind.NUDGE, said, action)
+
+
+async def report(keeper: Keeper, outcome: str, reason: str | None = None) -> None:
+    """The sender says so of the newest settlement."""
+    action, key = keeper.effects.settles[-1]
+    said = {"outcome": outcome, "reason": reason, "tx_hash": None}
+    await keeper.reconciler.outcome(key, Kind.SETTLEMENT, said, action)
+
+
 @pytest.fixture
 async def keeper(tmp_path: Path) -> AsyncIterator[Keeper]:
     """One session, known and announced, the feeds up."""
