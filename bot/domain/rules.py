@@ -77,7 +77,8 @@ def ended_by_participant(session: Session, policy: Policy, world: World) -> Iter
         hint = again  # the first word was contradicted, the newest isn't
         alive = _alive(session, policy, hint)
     contradicted = alive > hint.at_ms + grace
-    quiet: int | None = hint.at_ms + grace  # without heartbeats or a way to tell anybody, the grace is still given
+    # Without heartbeats or a way to tell anybody, the grace is still given, also to who came back within it.
+    quiet: int | None = max(hint.at_ms, alive) + grace
     if session.beats.count or contradicted:
         quiet = _proven(alive, grace, world.feed)
         if quiet is None and not contradicted:  # an explicit word: where no feed can prove silence, a long one will do

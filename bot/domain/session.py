@@ -21,6 +21,7 @@ from bot.domain.trust import Allowed, Right
 
 ENDINGS = frozenset({Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT})
 ABOUT_ROOMS = frozenset({Kind.READY, Kind.MAPPING})  # they link rooms, and say nothing of the call itself
+KEPT = 8  # words of a kind
 EARLY_MS = 15_000  # how far the chain's clock and ours may be apart
 _NONE: Mapping[Any, Any] = MappingProxyType({})  # one for all sessions: of most, nothing of the kind was ever said
 
@@ -50,7 +51,8 @@ class Session:
     ended_hint: Word | None = None
     ended_again: Word | None = None  # the newest such word, if there was more than one
     weak_end: Word | None = None  # an end that anybody could have said
-    timeout_hint: Word | None = None
+    timeouts: tuple[Word, ...] = ()  # those that no sign of life has withdrawn
+    losses: tuple[Word, ...] = ()  # the same of those without a role
     away: Mapping[Role | None, Word] = field(default_factory=lambda: _NONE)
     beats: Beats = NO_BEATS
     beat_source: Source | None = None
@@ -69,6 +71,11 @@ class Session:
     asked_ms: int = 0  # when a question was delivered
     attempts: int = 0  # of settling that failed
     set_aside: str | None = None  # why it isn't tried any more
+
+    @property
+    def timeout_hint(self) -> Word | None:
+        """The first that stands."""
+        return self.timeouts[0] if self.timeouts else None
 
 
 def fold(session: Session, fact: Fact) -> None:
@@ -97,12 +104,12 @@ def fold(session: Session, fact: Fact) -> None:
             _lost(session, _word(hint), hint.role)
         case Kind.TIMEOUT if believed:
             if max(session.beats.last_ms, session.life_ms) <= at:  # else a later sign of life has withdrawn it
-                session.timeout_hint = session.timeout_hint or _word(hint)
+                session.timeouts = (*session.timeouts[: KEPT - 1], _word(hint))
         case Kind.CONNECTED if lives:
             lost = session.away.get(hint.role)
-            if lost is not None and at >= lost.at_ms:
+            if hint.role is not None and lost is not None and at >= lost.at_ms:
                 session.away = _without(session.away, hint.role)
-            _alive(session, at)
+            _alive(session, at, back=hint.role is None)
             if hint.source is not Source.RECORD:  # read late, it says who was there, not that somebody is
                 session.life_ms = max(session.life_ms, at)
         case Kind.HEARTBEAT if lives:
@@ -111,7 +118,8 @@ def fold(session: Session, fact: Fact) -> None:
             session.weak_life_ms = max(session.weak_life_ms, at)
         case Kind.STILL_HERE if trust.allowed(hint.trust, Right.LIFE) is Allowed.YES:
             session.still_here_ms = at
-            session.ended_hint = session.ended_again = session.weak_end = session.timeout_hint = None
+            session.ended_hint = session.ended_again = session.weak_end = None
+            session.timeouts = session.losses = ()
             session.away = _NONE
             session.asked_ms = 0
         case Kind.SETTLE if trust.fully(hint.trust, Right.END_AT_ONCE):
@@ -180,18 +188,27 @@ def _lost(session: Session, word: Word, role: Role | None) -> None:
     # Heartbeats are no facts: after a restart they are known before the loss is folded, and may be newer than it.
     if role is None and max(session.beats.last_ms, session.life_ms) > word.at_ms:
         return
+    if role is None:
+        session.losses = (*session.losses[: KEPT - 1], word)
     known = session.away.get(role)
     if known is None or (word.can_return and not known.can_return):
         session.away = {**session.away, role: word}
 
 
-def _alive(session: Session, at_ms: int) -> None:
-    # Without a role, one participant leaving looks like both leaving; any sign of life afterwards says otherwise.
-    lost = session.away.get(None)
-    if lost is not None and at_ms > lost.at_ms:
-        session.away = _without(session.away, None)
-    if session.timeout_hint is not None and at_ms > session.timeout_hint.at_ms:
-        session.timeout_hint = None
+def _alive(session: Session, at_ms: int, *, back: bool = False) -> None:
+    """A sign of life withdraws time-outs and, as without a role one leaving looks like both leaving, such losses.
+
+    Where our clock has gone back, a word that is later by it stands, as it does when all is folded anew.
+    `back`: it says of itself that somebody is back, so that it withdraws also what was heard in the same moment.
+    """
+    if session.losses:
+        left = [word for word in session.losses if word.at_ms > at_ms or (word.at_ms == at_ms and not back)]
+        if len(left) < len(session.losses):
+            session.losses, session.away = (), _without(session.away, None)
+            for word in left:
+                _lost(session, word, None)
+    if session.timeouts:
+        session.timeouts = tuple(word for word in session.timeouts if word.at_ms >= at_ms)
 
 
 def _without(away: Mapping[Role | None, Word], role: Role | None) -> Mapping[Role | None, Word]:

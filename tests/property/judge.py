@@ -27,7 +27,18 @@ LATE_MS = 250_000  # windows, waits for a payment and for another session's end,
 EARLY_MS = 15_000  # what was said longer before a start isn't of this lesson
 
 FOLDED = (
-    *("ended_hint", "ended_again", "weak_end", "timeout_hint", "settle", "paying", "beats", "life_ms", "weak_life_ms"),
+    *(
+        "ended_hint",
+        "ended_again",
+        "weak_end",
+        "timeouts",
+        "losses",
+        "settle",
+        "paying",
+        "beats",
+        "life_ms",
+        "weak_life_ms",
+    ),
     *("still_here_ms", "word_ms", "asked_ms", "attempts", "set_aside", "heard", "reached", "told"),
 )
 
@@ -168,7 +179,8 @@ class Judge:
         if reason == "told":
             return
         self.note_breaker()
-        if self.tripped_ms is not None:
+        same_moment = self.tripped_ms == now and inputs.get("mass_end_ms") is None  # decided before it tripped
+        if self.tripped_ms is not None and not same_moment:
             alive_ms, student = max(lesson.life_ms, lesson.still_ms), lesson.key.student
             silent = alive_ms <= self.tripped_ms and now >= self.tripped_ms + policy.mass_hold_max_ms
             own = max(alive_ms, lesson.asked_ms, lesson.word_ms) > self.tripped_ms

@@ -94,3 +94,11 @@ def test_ended__while_nobody_can_be_reached__not_within_the_grace_of_a_participa
     still = hint(Kind.STILL_HERE, 120, Source.PARTICIPANT)
     said = lesson(*beating(100), still, hint(Kind.ENDED, 121, Source.SOCKET))
     assert first(said, Action.END, replace(WORLD, reachable=False)) == 120 + 30
+
+
+def test_ended__while_nobody_can_be_reached__not_within_the_grace_of_a_return() -> None:
+    """a session that … show[s] alive within the grace is never ended by a hint"""
+    back = hint(Kind.CONNECTED, 125, Source.WEBHOOK)
+    other_first = replace(WORLD, reachable=False, others_due_ms=(at(100),))  # without the backend's head start
+    assert first(lesson(hint(Kind.ENDED, 100), back), Action.END, other_first) == 125 + 30
+    assert first(lesson(hint(Kind.ENDED, 100)), Action.END, other_first) == 100 + 30

@@ -41,7 +41,7 @@ TABLE: dict[Kind, dict[Trust, set[str]]] = {
     Kind.HEARTBEAT: {A: {"weak_life_ms"}, M: NOTHING, C: {"beats"}, P: {"beats", "beat_source"}},
     Kind.ENDED: {A: {"weak_end"}, M: NOTHING, C: {"ended_hint"}, P: {"ended_hint"}},
     Kind.DISCONNECTED: {A: NOTHING, M: NOTHING, C: NOTHING, P: NOTHING},  # the same role is away already
-    Kind.TIMEOUT: {A: NOTHING, M: NOTHING, C: {"timeout_hint"}, P: {"timeout_hint"}},
+    Kind.TIMEOUT: {A: NOTHING, M: NOTHING, C: {"timeouts"}, P: {"timeouts"}},
     Kind.STILL_HERE: {A: NOTHING, M: NOTHING, C: NOTHING, P: {"still_here_ms", "away"}},
     Kind.SETTLE: {A: NOTHING, M: NOTHING, C: NOTHING, P: {"settle"}},
 }
@@ -90,6 +90,17 @@ def test_fold__loss_and_timeout_folded_after_newer_heartbeats__are_withdrawn_alr
     """recovery is replay: heartbeats aren't facts, and are known before the facts are folded again"""
     session = lesson(*beating(200), hint(Kind.DISCONNECTED, 100), hint(Kind.TIMEOUT, 100, Source.SOCKET))
     assert (session.away, session.timeout_hint) == ({}, None)
+
+
+@pytest.mark.parametrize("kind", [Kind.DISCONNECTED, Kind.TIMEOUT])
+def test_fold__clock_goes_back_before_a_sign_of_life__as_if_the_heartbeats_had_been_known_before(kind: Kind) -> None:
+    """recovery is replay: what is later by the clock stands, however often it was said before the clock went back"""
+    words = [hint(kind, at, payload={"n": at}) for at in (100, 200, 201)]
+    alive = beating(180)
+    lived, anew = lesson(*words, *alive), lesson(*alive, *words)
+    assert (lived.away, lived.losses, lived.timeouts) == (anew.away, anew.losses, anew.timeouts)
+    stand = lived.timeouts or lived.losses
+    assert [word.at_ms for word in stand] == [T0 + 200_000, T0 + 201_000]
 
 
 @pytest.mark.parametrize("kind", [Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT])
