@@ -8,9 +8,9 @@ import pytest
 
 from bot.domain.decide import Action, decide
 from bot.domain.facts import Kind, Role, Source
-from bot.domain.policy import Hints
+from bot.domain.policy import Hints, Policy
 from bot.domain.rules import Feed, World
-from tests.support.sessions import beating, hint, lesson, nudged
+from tests.support.sessions import T0, beating, hint, lesson, nudged
 from tests.unit.test_decide import ENDED, OPEN, POLICY, WORLD, at, away, first, look
 
 SOLE = World(feed=replace(OPEN, sole_room=True))
@@ -102,3 +102,38 @@ def test_ended__while_nobody_can_be_reached__not_within_the_grace_of_a_return() 
     other_first = replace(WORLD, reachable=False, others_due_ms=(at(100),))  # without the backend's head start
     assert first(lesson(hint(Kind.ENDED, 100), back), Action.END, other_first) == 125 + 30
     assert first(lesson(hint(Kind.ENDED, 100)), Action.END, other_first) == 100 + 30
+
+
+def test_decide__end__records_what_it_saw_by_name() -> None:
+    """`inputs` are the values that it saw: `explain` shows them, and the mass-end breaker reads the evidence's time"""
+    session = lesson(
+        hint(Kind.CONNECTED, 1),
+        hint(Kind.HEARTBEAT, 2),
+        hint(Kind.ENDED, 10),
+        hint(Kind.TIMEOUT, 11),
+        hint(Kind.DISCONNECTED, 12, role=Role.TUTOR),
+        hint(Kind.DISCONNECTED, 13),
+        drained_ms=T0 + 900_000,
+        reached=True,
+    )
+    made = decide(session, Policy(), World(), T0 + 71_000)
+    assert (made.action, made.reason) == (Action.END, "timeout")  # the earliest of those that are due
+    assert dict(made.inputs) == {
+        "started_ms": T0,
+        "ended_hint_ms": T0 + 10_000,
+        "timeout_hint_ms": T0 + 11_000,
+        "beats": 1,
+        "last_beat_ms": T0 + 2_000,
+        "life_ms": T0 + 1_000,
+        "drained_ms": T0 + 900_000,
+        "reached": True,
+        "away_tutor_ms": T0 + 12_000,
+        "away_unknown_ms": T0 + 13_000,
+        "since_ms": T0 + 11_000,
+        "waits_for": None,
+        "due_ms": T0 + 41_000,
+        "evidence_ms": T0 + 13_000,
+    }
+    later = decide(session, Policy(), World(mass_end_ms=T0 + 1), T0 + 71_000)
+    assert (later.action, later.inputs["mass_end_ms"]) == (Action.END, T0 + 1)
+    assert "evidence_ms" not in decide(session, Policy(), World(), T0 + 14_000).inputs
