@@ -229,9 +229,15 @@ def test_fold__heartbeat_in_the_very_moment_of_the_loss__withdraws_nothing_in_ei
     assert session.timeout_hint is not None
 
 
-def test_fold__return_told_after_the_loss_in_the_same_moment__is_back() -> None:
-    session = lesson(*(hint(kind, 100, role=Role.STUDENT) for kind in (Kind.DISCONNECTED, Kind.CONNECTED)))
-    assert session.away == {}
+@pytest.mark.parametrize(
+    ("lost", "back", "away"),
+    [(Role.STUDENT, Role.STUDENT, set()), (None, None, set()), (None, Role.STUDENT, {None})],
+)
+def test_fold__return_told_after_the_loss_in_the_same_moment__is_back_if_it_says_so_itself(
+    lost: Role | None, back: Role | None, away: set[Role | None]
+) -> None:
+    session = lesson(hint(Kind.DISCONNECTED, 100, role=lost), hint(Kind.CONNECTED, 100, role=back))
+    assert set(session.away) == away
 
 
 def test_beat__several_at_once__all_are_counted() -> None:
