@@ -17,9 +17,8 @@ from sqlalchemy import Connection
 
 Driver = Connection | sqlite3.Connection  # SQLAlchemy's way to the driver, or the driver
 
-# Values of one statement, of the 32,766 that SQLite takes. It works on a statement without Python's lock: the larger it
-# is, the more of the next page is decoded meanwhile, and the more memory it takes.
-_VALUES_A_STATEMENT = 4_400
+# Values of one statement, of the 32,766 that SQLite takes. Larger ones take more memory, and no less time.
+_VALUES_A_STATEMENT = 1_100
 _IN_MAX = 500  # values of one IN (...)
 
 
