@@ -9,8 +9,7 @@ Off-chain ids and chain ids are joined by rules in a fixed order; the first that
 
 Promises: pure; a hint whose addresses contradict a session, or whose number is another session's, is never joined to
 it; nor, by rule 3 or 4, an end, a loss or a time-out that is more likely of an earlier lesson of the same people: one
-from a room never heard of before when the session has another, or one said while none of theirs was active and an
-earlier one was known, or one that the backend's record dates before its start.
+from a room never heard of before when the session has another, or one that the backend's record dates before its start.
 What anybody could have said of a room carries no more trusted word to a session. What joins nothing waits for its
 `SessionStarted`.
 Doesn't promise that a room tells the truth: trust is weighed in `bot.domain.session`.
@@ -212,14 +211,10 @@ def _earlier_lesson(hint: Hint, room: Room | None, number: int | None, active: S
         return True  # it names a session that is over
     if hint.kind not in ENDINGS:
         return False
-    if book.rooms_of(active) and (room is None or _nobodys_since(room, _started_ms(active, book))):
-        return True  # a room never heard of before, or one that nobody has named since before, and the session has one
+    if room is None and book.rooms_of(active):
+        return True  # a room never heard of before, and the session has one
     dated = hint.said_ms if hint.source is Source.RECORD else None
     return dated is not None and dated < _started_ms(active, book) - EARLY_MS
-
-
-def _nobodys_since(room: Room, ms: int) -> bool:
-    return room.key is None and room.student is None and room.first_ms < ms
 
 
 def _started_ms(key: SessionKey, book: Book) -> int:

@@ -93,8 +93,7 @@ class Intake:
             if link is None and room.key is not None and hint.trust > room.trust:
                 book.leave(room)
                 room.student = None
-            unnamed = room.student is None and not (link is None and self._of_an_earlier_lesson(hint))
-            if room.key is None and (unnamed or (room.student is not None and hint.trust > room.trust)):
+            if room.key is None and (room.student is None or hint.trust > room.trust):
                 book.name(room, hint.student, hint.tutor, hint.trust)
         room.heard_ms = max(room.heard_ms, hint.received_ms)
         changed[hint.room] = room
@@ -108,11 +107,6 @@ class Intake:
             book.wait(room)
             memory.counters["unlinked"] += 1
         return room, link
-
-    def _of_an_earlier_lesson(self, hint: Hint) -> bool:
-        """Is it an ending that joined nothing, of people whose earlier lesson is known? It isn't their next one's."""
-        earlier = self._memory.by_student.get(hint.student or "", ())
-        return hint.kind in linking.ENDINGS and any(key.tutor == hint.tutor for key in earlier)
 
     async def expire_rooms(self, now: int) -> None:
         """Rooms not heard for long: those that joined nothing expire, visibly; those of sessions that are over go."""

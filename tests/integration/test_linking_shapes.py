@@ -144,30 +144,6 @@ async def test_end__tutor_only_and_a_newer_session_began_since__isnt_the_new_one
     assert ended(keeper) == []
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-@pytest.mark.parametrize("restarts", [False, True])
-async def test_end__of_an_earlier_lesson_just_before_the_next_starts__isnt_the_next_ones(
-    keeper: Keeper, copies: int, restarts: bool
-) -> None:
-    """one said while none of theirs was active and an earlier one was known"""
-    await keeper.end(KEY, 100)  # of which nothing was ever heard
-    for copy in range(copies):
-        await socket(keeper, wire.SESSION_ENDED, sessionId="req_1", n=copy, **BOTH)
-    await keeper.at(101)
-    if restarts:
-        await keeper.restart()
-    again = SessionKey(3, STUDENT, TUTOR)
-    await keeper.start(again, 101)
-    assert ended(keeper) == []
-    await socket(keeper, wire.READY, requestId="req_3", **BOTH)
-    assert keeper.reconciler.joined("req_3") == again
-    await keeper.at(130)
-    await socket(keeper, wire.SESSION_ENDED, sessionId="req_1", n="late", **BOTH)
-    assert ended(keeper) == []
-    await socket(keeper, wire.SESSION_ENDED, sessionId="req_3", **BOTH)
-    assert ended(keeper) == [3]
-
-
 async def test_room__ghost__waits_expires_and_stays_in_the_record(keeper: Keeper) -> None:
     """ghost sessions … expired"""
     ghost = {"studentAddress": OTHER_STUDENT, "tutorAddress": TUTOR}
