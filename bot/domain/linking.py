@@ -12,7 +12,10 @@ it; nor, by rule 3 or 4, an end, a loss or a time-out that is more likely of an 
 from a room never heard of before when the session has another, or one that the backend's record dates before its start.
 What anybody could have said of a room carries no more trusted word to a session. What joins nothing waits for its
 `SessionStarted`.
-Doesn't promise that a room tells the truth: trust is weighed in `bot.domain.session`.
+Doesn't promise that a room tells the truth: trust is weighed in `bot.domain.session`. Nor to tell the late
+ends of a lesson that was never heard of while it ran from ends of the same people's next one, if they were said less
+than EARLY_MS before its start, as where that wasn't read yet, or were begun before it and said again: they count, for
+no end may be lost; as with any end, both are asked and heartbeats object.
 """
 
 from __future__ import annotations

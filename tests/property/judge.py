@@ -111,7 +111,8 @@ class Judge:
                 # Where nobody can be reached, the grace alone; it counts from the last sign of life, if there was one.
                 quiet = bool(lesson.life_ms) and now - max(lesson.life_ms, lesson.still_ms) >= grace
                 given_ms = (0 if quiet else grace) if lesson.missed else window
-                assert any(now - at >= given_ms for at in lesson.ended_ms), f"window and grace are given: {where}"
+                said_ms = lesson.ended_ms + lesson.taken_for_its_ms
+                assert any(now - at >= given_ms for at in said_ms), f"window and grace are given: {where}"
             case "contradiction":
                 self._contradiction_may_end(lesson, where)
             case "away":
@@ -148,13 +149,14 @@ class Judge:
 
     def _contradiction_may_end(self, lesson: Lesson, where: str) -> None:
         now, policy = self.stage.now, self.stage.policy
-        assert lesson.ended_ms, where
-        haunt_ms = min(lesson.haunt_ms, min(lesson.ended_ms) + policy.contradiction_cap_ms)
+        said_ms = lesson.ended_ms + lesson.taken_for_its_ms
+        assert said_ms, where
+        haunt_ms = min(lesson.haunt_ms, min(said_ms) + policy.contradiction_cap_ms)
         if now - max(lesson.life_ms, haunt_ms) >= policy.disconnect_grace_ms:
             return  # the signs of life have stopped; what anybody says puts it off, not for ever
         assert lesson.asked_ms, f"the question was delivered: {where}"
         assert now - lesson.asked_ms >= policy.nudge_window_ms, f"it could be answered: {where}"
-        assert now - min(lesson.ended_ms) >= policy.contradiction_cap_ms, f"the cap has passed: {where}"
+        assert now - min(said_ms) >= policy.contradiction_cap_ms, f"the cap has passed: {where}"
 
     # The mass-end breaker -----------------------------------------------------------------------------------------
 

@@ -327,6 +327,13 @@ class Machine(RuleBasedStateMachine):
         """An operator has looked at what the mass-end breaker holds."""
         self.run(self.stage.ask("release"))
 
+    @precondition(lambda self: self.stage.judge.tripped_ms is not None)
+    @rule()
+    def nobody_looks(self) -> None:
+        """Nobody releases what the mass-end breaker holds, for longer than it may be held."""
+        self.run(self.stage.jumps(self.stage.policy.mass_hold_max_ms))
+        self.run(self.stage.passes(100_000))
+
     @rule(unsound=st.booleans())
     def finality(self, unsound: bool) -> None:
         """The chain takes back what was final, or comes to its senses."""

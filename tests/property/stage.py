@@ -23,7 +23,7 @@ from bot.ops.inbox import Inbox
 from bot.store import schema
 from bot.store.db import Database
 from bot.store.tables import InboxRow
-from tests.property.judge import Judge, folded
+from tests.property.judge import EARLY_MS, Judge, folded
 from tests.support.keeper import RATE, Keeper
 from tests.support.sessions import STUDENT, T0, TUTOR, address
 
@@ -71,6 +71,7 @@ class Lesson:
     word_ms: int = 0  # the newest believed end, loss or time-out, whether it changed anything or not
     told_ms: int = 0  # an order of a participant or an operator
     ended_ms: list[int] = field(default_factory=list)  # believed words that stand
+    taken_for_its_ms: list[int] = field(default_factory=list)  # an earlier lesson's, which nobody can tell apart
     timeout_ms: list[int] = field(default_factory=list)
     lost: dict[Role | None, tuple[int, bool]] = field(default_factory=dict)  # when, and could the return be told?
     asked_ms: int = 0  # a question was delivered, and wasn't answered
@@ -87,6 +88,7 @@ class Lesson:
         """A participant's word that it goes on withdraws all that others said."""
         self.heard, self.still_ms, self.asked_ms, self.objectable_ms = True, at_ms, 0, 0
         self.ended_ms.clear()
+        self.taken_for_its_ms.clear()
         self.timeout_ms.clear()
         self.lost.clear()
 
@@ -108,6 +110,7 @@ class Stage:
         self.last_id = 0
         self.rooms = 0
         self.words = 0
+        self.late_ends: list[tuple[Lesson, int]] = []  # of lessons over of which nothing had been heard, and when
         self.browser_skew_ms: int | None = None
         self.channel: dict[str, Any] = {"delivered": True, "answerable": True}
         self.webhook_up = True
@@ -272,12 +275,17 @@ class Stage:
 
     def _believe(self, lesson: Lesson, hint: Hint) -> None:
         at_ms = hint.received_ms
+        unheard = not lesson.heard or any(one is lesson for one, _ in self.late_ends)
         lesson.heard = True
         if hint.kind in (Kind.ENDED, Kind.DISCONNECTED, Kind.TIMEOUT):
             lesson.word_ms = at_ms
         match hint.kind:
             case Kind.ENDED:
                 lesson.ended_ms.append(at_ms)
+                if unheard and lesson.ended:
+                    self.late_ends.append((lesson, at_ms))
+                    if lesson.slot in self.lessons:
+                        self.lessons[lesson.slot].taken_for_its_ms.append(at_ms)
             case Kind.TIMEOUT if lesson.life_ms <= at_ms:
                 lesson.timeout_ms.append(at_ms)
             case Kind.DISCONNECTED:
@@ -308,6 +316,11 @@ class Stage:
         before = next((one for one in self.taken_back if one.key == key), None)
         lesson = before or Lesson(key, f"req_{self.rooms}", slot, 0)
         lesson.started_ms, lesson.beating, lesson.over = T0 + at_s * 1000, beating and heard, False
+        lesson.taken_for_its_ms = [
+            at_ms
+            for other, at_ms in self.late_ends
+            if other.slot == slot and other is not lesson and at_ms + EARLY_MS >= lesson.started_ms
+        ]
         if announced and heard:
             await self.say(lesson, Kind.READY, Source.SOCKET)
         await self.keeper.start(key, at_s)

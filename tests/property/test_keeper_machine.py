@@ -20,9 +20,6 @@ from hypothesis.stateful import run_state_machine_as_test
 from bot.domain.policy import Hints
 from tests.property.machine import Machine
 
-# Open: Hints.YES with round 23 finds a late end of a lesson that was never heard of, said just before the next one of
-# the same people starts, which counts for that one. Not to let it wait for a start loses ends that come before their
-# start's log was read; the crash test showed that.
 # Examples of one seed are often each other's variations: many rounds of a few find more than a few of many.
 EXAMPLES = 15
 ROUNDS = 20
