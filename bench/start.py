@@ -26,11 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.process import Usage
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import environment
 from tests.support.servers import free_port
 
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # Anvil's first account
 COMMAND = (sys.executable, "-m", "bot.cli")
 LIMITS = {"help_s": 0.3, "first_request_s": 2.0, "rss_mb": 180.0}
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.world.tcp_proxy import TcpProxy
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings
-from tests.support.anvil import World, langdao
+from tests.integration.test_cli_daemon import running, settings
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import inside
 from tests.support.servers import free_port, until
 

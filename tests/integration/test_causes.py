@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.integration.test_keys import ANVIL_CHAIN, OWNER
 from tests.integration.test_operator_site import TOKEN, Site, reasons, site
-from tests.support.anvil import langdao
+from tests.support.anvil import OWNER_KEY, langdao
 from tests.support.host import read_only, seen_by, small_disk, small_disks
 from tests.support.proxy import Proxy
 from tests.support.record import inside, keeper

@@ -14,9 +14,9 @@ import pytest
 
 from bot.chain.fees import GWEI
 from bot.chain.follower.finality import FINALITY_EVERY, STILL_S
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.integration.test_operator_site import TOKEN, Site
-from tests.support.anvil import ENGLISH, calldata, langdao
+from tests.support.anvil import ENGLISH, OWNER_KEY, calldata, langdao
 from tests.support.proxy import Proxy, each_call, relay
 from tests.support.record import inside
 from tests.support.sender import HIGH_FEE

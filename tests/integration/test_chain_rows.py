@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from sqlmodel import select
 
-from bot.store import bulk, chain_rows, chain_step
-from bot.store.chain_rows import BlockRow, End, Finality, LogRow, LogRows, Rows, Start
+from bot.store import bulk, chain_reorg, chain_rows, chain_step
+from bot.store.chain_rows import BlockRow, End, Finality, LogRow, LogRows, Reorg, Rows, Start
 from bot.store.chain_step import Step
 from bot.store.db import Database
+from bot.store.tables import FactRow
 from tests.integration.test_store import database, postgres, url
 
 __all__ = ["database", "postgres", "url"]
@@ -92,3 +94,93 @@ def test_append__start_and_end_of_which_one_is_final__only_that_session_is_close
         chain_rows.append(session, Rows(starts=starts, ends=ends), Finality(confirmed_to=3, final_to=2))
     assert [bool(row.closed) for row in stored(database, "sessions")] == [True, False, False]
     assert [row.finality for row in stored(database, "settlements")] == ["final", "confirmed"]
+
+
+# Steps, reorgs, finality
+
+
+def stretch(first: int, last: int, branch: int, starts: tuple[int, ...] = (), ends: tuple[int, ...] = ()) -> Rows:
+    """Blocks first..last of a branch, with sessions that start in the first and end in the last."""
+    rows = Rows([BlockRow(n, f"0x{branch}{n}", f"0x{branch}{n - 1}", n * 10) for n in range(first, last + 1)])
+    huge = 2**256 - 1
+    rows.starts = [Start(n, STUDENT, TUTOR, 1, first, f"0xs{n}", first * 10) for n in starts]
+    rows.ends = [End(n, TUTOR, huge, huge, last, f"0xe{n}", last * 10) for n in ends]
+    for index, (number, name, block) in enumerate(
+        [(n, "SessionStarted", first) for n in starts] + [(n, "SessionEnded", last) for n in ends]
+    ):
+        log = LogRow(block, index, f"0x{branch}{block}", block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
+        rows.logs.append(log)
+    return rows
+
+
+NOTHING_FINAL = Finality(confirmed_to=0, final_to=0)
+
+
+def dump(database: Database) -> dict[str, list[Any]]:
+    with database.engine.connect() as connection:
+        return {
+            table: list(connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2")))
+            for table in ("blocks", "logs", "sessions", "settlements")
+        }
+
+
+def test_advance__amounts_of_uint256__are_exact(database: Database) -> None:
+    with database.write() as session:
+        chain_step.advance(session, Step(stretch(1, 3, 1, starts=(1,), ends=(1,)), NOTHING_FINAL))
+    (row,) = dump(database)["settlements"]
+    assert row.paid == row.billed_s == str(2**256 - 1)
+
+
+def test_retract__after_append__leaves_the_tables_as_they_were(database: Database) -> None:
+    """Quotes: "after retracting a block, the tables are as if it had never been appended"."""
+    with database.write() as session:
+        chain_step.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(2,)), NOTHING_FINAL))
+    before = dump(database)
+    with database.write() as session:
+        chain_step.advance(session, Step(stretch(4, 6, 1, starts=(3,), ends=(1, 3)), NOTHING_FINAL))
+    assert dump(database) != before
+    with database.write() as session:
+        taken = chain_reorg.retract(session, Reorg(3, 6, "0x16", 4, "0x24"))
+    assert dump(database) == before
+    assert [key.session_id for key in taken.sessions] == [1, 3]
+    assert taken.removed == 3
+    with database.read() as session:
+        assert len(session.exec(select(FactRow)).all()) == 2
+
+
+def test_advance__the_same_rows_twice__are_stored_once(database: Database) -> None:
+    rows = stretch(1, 3, 1, starts=(1,), ends=(1,))
+    with database.write() as session:
+        chain_step.advance(session, Step(rows, NOTHING_FINAL))
+    before = dump(database)
+    with database.write() as session:
+        chain_step.advance(session, Step(rows, NOTHING_FINAL))
+    assert dump(database) == before
+
+
+def test_sweep__as_blocks_become_final__raises_and_closes(database: Database) -> None:
+    with database.write() as session:
+        chain_step.advance(session, Step(stretch(1, 3, 1, starts=(1, 2), ends=(1,)), NOTHING_FINAL))
+        chain_step.advance(session, Step(stretch(4, 5, 1, ends=(2,)), NOTHING_FINAL))
+        assert chain_rows.sweep(session, Finality(confirmed_to=5, final_to=3)) == 1
+    rows = dump(database)
+    assert [row.finality for row in rows["settlements"]] == ["final", "confirmed"]
+    assert [row.closed for row in rows["sessions"]] == [True, False]
+
+
+def test_advance__many_sessions__finds_all_earlier_starts(database: Database) -> None:
+    numbers = tuple(range(1, 1_700))
+    with database.write() as session:
+        chain_step.advance(session, Step(stretch(1, 1, 1, starts=numbers), NOTHING_FINAL))
+        done = chain_step.advance(session, Step(stretch(2, 2, 1, ends=numbers), NOTHING_FINAL))
+    assert len(done.ended) == len(numbers)
+    assert all(row.student == STUDENT and row.language == 1 for row in dump(database)["settlements"])
+
+
+def test_prune__below_the_cursor__keeps_the_newest_header(database: Database) -> None:
+    with database.write() as session:
+        chain_step.advance(session, Step(stretch(1, 9, 1), NOTHING_FINAL))
+        chain_step.prune(session, 8)
+        assert [row.number for row in chain_step.zone(session)] == [8, 9]
+        chain_step.prune(session, 100)
+        assert [row.number for row in chain_step.zone(session)] == [9]

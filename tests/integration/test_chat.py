@@ -22,9 +22,9 @@ from bot.nudges.sockets import Chat
 from bot.store import schema
 from bot.store.db import Database, Writer
 from bot.store.deliveries import Deliveries
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings
+from tests.integration.test_cli_daemon import running, settings
 from tests.integration.test_run import hook_line, post
-from tests.support.anvil import langdao
+from tests.support.anvil import OWNER_KEY, langdao
 from tests.support.servers import free_port, npm_server, until
 
 ANN = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"

@@ -15,11 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import environment, inside
 from tests.support.servers import free_port
-
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 from bot.ops.backups import Backups
 from bot.store import care, schema
 from bot.store.db import Database
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.integration.test_operator_site import site
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import NOW_S, Record, inside, record
 from tests.support.servers import postgresql
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bot.ops import doctor
-from tests.support.anvil import World, anvil, langdao
+from tests.support.anvil import OWNER_KEY, World, anvil, langdao
 from tests.support.commands import on_terminal
-from tests.support.doctor import OTHER_KEY, OWNER_KEY, examined, found, results, settings
+from tests.support.doctor import OTHER_KEY, examined, found, results, settings
 from tests.support.guarded import delegate
 from tests.support.proxy import Proxy
 from tests.support.record import inside

@@ -18,8 +18,8 @@ from bot.domain.facts import Hint, Kind, SessionKey, Source
 from bot.reconciler.start import FIRST
 from bot.store.db import Database
 from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Settlement
-from tests.integration.test_cli_daemon import OWNER_KEY, running, until
-from tests.support.anvil import Anvil, anvil, calldata
+from tests.integration.test_cli_daemon import running, until
+from tests.support.anvil import OWNER_KEY, Anvil, anvil, calldata
 from tests.support.keeper import KEY, OTHER, Keeper
 from tests.support.servers import free_port
 from tests.support.sessions import OTHER_STUDENT, STUDENT, TUTOR

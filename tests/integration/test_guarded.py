@@ -13,9 +13,9 @@ from bot.chain import guard_codec
 from bot.chain.fees import GWEI, Caps
 from bot.domain.facts import SessionKey
 from bot.domain.urgency import Urgency
-from tests.support.anvil import ENGLISH, World, langdao
+from tests.support.anvil import ENGLISH, OWNER_KEY, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
-from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, benched, proxied
+from tests.support.sender import HIGH_FEE, Bench, benched, proxied
 
 
 @pytest.fixture(scope="module")

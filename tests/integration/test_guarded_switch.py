@@ -15,9 +15,9 @@ from bot.chain.fees import GWEI, Caps
 from bot.chain.guard import delegation
 from bot.chain.rpc import Rpc
 from bot.domain.facts import SessionKey
-from tests.support.anvil import ENGLISH, World, langdao
+from tests.support.anvil import ENGLISH, OWNER_KEY, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
-from tests.support.sender import HIGH_FEE, OWNER_KEY, Bench, Proxy, benched, error, foreign, proxied, quiet_blocks
+from tests.support.sender import HIGH_FEE, Bench, Proxy, benched, error, foreign, proxied, quiet_blocks
 from tests.support.servers import free_port, serving
 
 

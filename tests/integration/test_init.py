@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from bot.ops import setting_up
 from bot.settings import Settings
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import environment, inside, keeper
 
-KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+KEY = OWNER_KEY.removeprefix("0x")
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,11 @@ from bot.chain.remote_signer import RemoteSigner
 from bot.chain.signer import KeySigner
 from bot.errors import Misconfigured
 from bot.settings import Settings
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import inside
 from tests.support.servers import beside, free_port, serving
 from tests.support.web3signer import Web3Signer
 
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 OWNER = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 OTHER_KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
 PASSWORD = "correct horse battery"

@@ -18,8 +18,8 @@ import pytest
 
 from bot import values
 from bot.web.operator import Hosts
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
-from tests.support.anvil import World, langdao
+from tests.integration.test_cli_daemon import running, settings, until
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.servers import free_port
 
 TOKEN = "correct-horse-battery"

@@ -26,11 +26,11 @@ from bot.store.db import Database, Writer
 from bot.store.lock import Lock
 from bot.store.schema import upgrade
 from bot.store.tables import Meta, PolicyRow
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.integration.test_run import POLICY, hook_line, post
 from tests.integration.test_store import OURS, STUDENT, TUTOR, postgres, url
+from tests.support.anvil import OWNER_KEY, langdao
 from tests.support.anvil import World as Chain
-from tests.support.anvil import langdao
 from tests.support.record import inside, keeper
 
 __all__ = ["postgres", "url"]

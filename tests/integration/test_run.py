@@ -22,8 +22,8 @@ from bot.domain.policy import RISK_OF_HINTS, Hints
 from bot.store import identity as identities
 from bot.store import schema
 from bot.store.db import Database
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
-from tests.support.anvil import World, langdao
+from tests.integration.test_cli_daemon import running, settings, until
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.gateway import signed, statement_body
 from tests.support.record import inside, keeper
 from tests.support.servers import free_port

@@ -12,10 +12,10 @@ import pytest
 import redis as sync_redis
 
 from scripts.world.signalling import Room, Signalling
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings
+from tests.integration.test_cli_daemon import running, settings
 from tests.integration.test_cli_daemon import until as wait_for
 from tests.integration.test_run import hook_line, post
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import inside
 from tests.support.servers import RedisServer
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.integration.test_run import POLICY, STRANGER, STRANGER_KEY, hook_line, one_line, post
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
 from tests.support.record import inside, keeper
 

@@ -19,9 +19,9 @@ import aiohttp
 import pytest
 import socketio
 
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.integration.test_run import hook_line, post
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.gateway import proof
 from tests.support.record import inside, keeper
 from tests.support.servers import free_port

@@ -22,11 +22,10 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import environment, inside
 from tests.support.servers import PostgresServer, RedisServer, free_port
 
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 SECRETS = {
     "rpc": "rpc-Secret-1a2b3c4d5e6f",
     "redis": "redis-Secret-2b3c4d5e6f",

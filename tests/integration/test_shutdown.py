@@ -19,11 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import environment
 from tests.support.servers import free_port, serving, until
 
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 JSON = {"Content-Type": "application/json"}
 OPEN = "SELECT 1 FROM actions WHERE kind = 'settle' AND state = 'open'"
 PROMISED_S = 5

@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
+from tests.integration.test_cli_daemon import running, settings, until
 from tests.support import servers
-from tests.support.anvil import World, langdao
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.record import inside
 from tests.support.servers import free_port
 from tests.support.signalling import SignallingServer

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bot.store.db import Database
-from tests.integration.test_cli_daemon import OWNER_KEY, running, settings, until
-from tests.support.anvil import World, langdao
+from tests.integration.test_cli_daemon import running, settings, until
+from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.index import CHAIN_TABLES, index
 from tests.support.proxy import relay
 from tests.support.record import inside

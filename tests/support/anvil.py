@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGLISH, SPANISH = 0, 1
 RATE = 1_000  # base units of PYUSD per second
 DEPOSIT = 1_000_000_000
+OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # of Anvil's first account
 _COINBASES = itertools.count(0xC0)
 
 

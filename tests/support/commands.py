@@ -16,10 +16,11 @@ from typing import Any
 
 from bot.store import inbox_rows
 from bot.store.lock import Lock
+from tests.support.anvil import OWNER_KEY
 from tests.support.record import CONTRACT, Record, environment, inside, record
 
 NOWHERE = "http://127.0.0.1:9"
-KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+KEY = OWNER_KEY.removeprefix("0x")
 
 
 def known(tmp_path: Path) -> Record:

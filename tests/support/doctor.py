@@ -10,7 +10,6 @@ from bot.settings import Settings
 from tests.support.anvil import World
 from tests.support.record import inside, keeper
 
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 OTHER_KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
 
 Found = dict[str, dict[str, Any]]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from eth_account import Account
 
 from scripts.onchain import authorization
-from tests.support.anvil import World
-from tests.support.sender import OWNER_KEY
+from tests.support.anvil import OWNER_KEY, World
 
 KEEPER_KEY = "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6"  # Anvil's tenth account
 KEEPER = Account.from_key(KEEPER_KEY).address

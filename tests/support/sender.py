@@ -27,10 +27,9 @@ from bot.domain.urgency import Urgency
 from bot.store import schema
 from bot.store.db import Database, Writer
 from bot.store.tables import FactRow, TxItemRow, TxRow
-from tests.support.anvil import World, calldata
+from tests.support.anvil import OWNER_KEY, World, calldata
 from tests.support.servers import serving, until
 
-OWNER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # Anvil's first account
 HIGH_FEE = 40 * GWEI
 
 
