@@ -7,9 +7,15 @@
 import os
 
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 settings.register_profile("keeper", deadline=None, suppress_health_check=QUIET)
 MANY = int(os.environ.get("EXAMPLES") or 5_000)
 settings.register_profile("deep", deadline=None, suppress_health_check=QUIET, max_examples=MANY)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "keeper"))
+
+# Now and then hypothesis draws a constant of the modules that are loaded, which are others in each worker of each run:
+# a seed would be another history every time. There is no setting for it.
+NO_CONSTANTS = providers._local_constants
+providers._get_local_constants = lambda: NO_CONSTANTS

@@ -223,7 +223,7 @@ class Stage:
     async def jumps(self, ms: int) -> None:
         """Nothing is heard, nothing is done, and the clock goes on, or back."""
         self.keeper.now += ms
-        if abs(ms) > 5_000:
+        if abs(ms) > 5_000 or self.now < self.heard_since_ms:
             self.heard_since_ms = self.now
         await self.keeper.reconciler.pulse()
         await self.keeper.reconciler.forget_final()

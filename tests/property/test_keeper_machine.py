@@ -51,7 +51,7 @@ def quiet() -> Iterator[None]:
 
 
 def play(machine: type[Machine], number: int, examples: int = EXAMPLES, **how: Any) -> None:
-    """A round of histories; other ones for each number, and the same each time that a change is checked."""
+    """A round of histories: other ones for each number, the same ones in every run."""
     of_a_round = settings(max_examples=examples, stateful_step_count=STEPS, database=None, **how)
     run_state_machine_as_test(seed(number)(machine), settings=of_a_round)
 
