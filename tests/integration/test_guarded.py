@@ -27,7 +27,7 @@ def chain() -> Iterator[World]:
 
 @pytest.fixture
 async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path, KEEPER_KEY) as bench:
+    async with benched(chain, f"sqlite:///{tmp_path}/keeper.db", KEEPER_KEY) as bench:
         assert (bench.sender.mode, bench.sender.address) == ("guarded", KEEPER)
         yield bench
 
@@ -155,7 +155,7 @@ async def test_settle__budget_for_two_of_three__the_third_waits_for_what_they_co
 
 
 async def test_settle__owners_own_key__goes_through_the_guard_too(chain: World, tmp_path: Path) -> None:
-    async with benched(chain, tmp_path, OWNER_KEY) as bench:
+    async with benched(chain, f"sqlite:///{tmp_path}/keeper.db", OWNER_KEY) as bench:
         assert (bench.sender.mode, bench.sender.address) == ("guarded", chain.owner)
         keys = await in_flight(bench)
         await bench.outcome(3)

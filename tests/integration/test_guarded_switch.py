@@ -35,7 +35,7 @@ NONCES = itertools.count(1_000, 1_000)
 async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
     # What is signed in one test is signed in no other: Anvil knows by its hash also what it has taken back.
     chain.node.rpc("anvil_setNonce", chain.owner, hex(next(NONCES)))
-    async with benched(chain, tmp_path, OWNER_KEY) as bench:
+    async with benched(chain, f"sqlite:///{tmp_path}/keeper.db", OWNER_KEY) as bench:
         assert bench.sender.mode == "direct"
         yield bench
 

@@ -97,10 +97,10 @@ def world() -> Iterator[Chain]:
 
 
 def test_replay__beside_a_run_that_is_settling__no_difference_and_it_goes_on_settling(
-    world: Chain, tmp_path: Path
+    world: Chain, tmp_path: Path, url: str
 ) -> None:
     """reads only, so the daemon may run meanwhile"""
-    given = settings(world, tmp_path, BACKEND_PRIVATE_KEY=OWNER_KEY, **POLICY)
+    given = settings(world, tmp_path, BACKEND_PRIVATE_KEY=OWNER_KEY, DATABASE_URL=url, **POLICY)
     given["WEBHOOK_SECRET_FILE"] = tmp_path / "hook.secret"
     counts: list[int] = []
     with running(tmp_path, "run", **given) as daemon:

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -142,11 +141,10 @@ class Proxy:
 class Bench:
     """A sender on a database of its own, that can be killed and made anew."""
 
-    def __init__(self, world: World, folder: Path, key: str) -> None:
+    def __init__(self, world: World, url: str, key: str) -> None:
         self.world = world
         self.born = world.node.number()
-        self.path = folder / "keeper.db"
-        self.database = Database(f"sqlite:///{self.path}")
+        self.database = Database(url)
         schema.upgrade(self.database)
         self.writer = Writer(self.database)
         self.hooks = Recorded()
@@ -291,12 +289,12 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def benched(chain: World, tmp_path: Path, key: str = OWNER_KEY) -> AsyncIterator[Bench]:
-    """A bench whose blocks are taken back afterwards."""
+async def benched(chain: World, url: str, key: str = OWNER_KEY) -> AsyncIterator[Bench]:
+    """A bench on the database at `url`, whose blocks are taken back afterwards."""
     snapshot = chain.node.snapshot()
     chain.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))  # Anvil doesn't take its next fee back with the chain
     chain.node.mine()
-    bench = Bench(chain, tmp_path, key)
+    bench = Bench(chain, url, key)
     try:
         yield bench
     finally:

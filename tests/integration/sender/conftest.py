@@ -19,5 +19,5 @@ def chain() -> Iterator[World]:
 
 @pytest.fixture
 async def bench(chain: World, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with benched(chain, tmp_path) as bench:
+    async with benched(chain, f"sqlite:///{tmp_path}/keeper.db") as bench:
         yield bench

@@ -7,14 +7,27 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 from bot.chain import codec
 from bot.domain.facts import SessionKey
 from bot.store.tables import TxRow
-from tests.support.sender import Bench, foreign, proxied
+from tests.integration.test_store import postgres, url
+from tests.support.anvil import World
+from tests.support.sender import Bench, benched, foreign, proxied
 from tests.support.servers import until
+
+__all__ = ["postgres", "url"]
 
 AHEAD = """While the chain works on its answer to a look that was taken ahead, what it is expected to allow is signed
 and stored already. If it allows just that, the bytes leave; else they are dropped before anything else is signed."""
+
+
+@pytest.fixture
+async def on_either(chain: World, url: str) -> AsyncIterator[Bench]:
+    """A bench on SQLite and on a real PostgreSQL."""
+    async with benched(chain, url) as bench:
+        yield bench
 
 
 class Held:
@@ -70,8 +83,9 @@ async def test_settle__chain_allows_what_was_signed_ahead__its_bytes_leave_after
     assert bench.ended() == [key.session_id]
 
 
-async def test_settle__session_is_over_by_the_answer__dropped_unsaid_and_the_nonce_is_free(bench: Bench) -> None:
+async def test_settle__session_is_over_by_the_answer__dropped_unsaid_and_the_nonce_is_free(on_either: Bench) -> None:
     """A stored transaction counts as broadcast, unless it was dropped before a byte of it left."""
+    bench = on_either
     key = bench.lesson()
     bench.world.end(by=key.student)
     bench.look()
@@ -118,8 +132,9 @@ async def test_settle__no_longer_due_before_the_answer__dropped_and_nothing_leav
     assert bench.world.is_active(0)
 
 
-async def test_settle__chain_gives_no_answer__dropped_and_the_same_is_signed_later(bench: Bench) -> None:
+async def test_settle__chain_gives_no_answer__dropped_and_the_same_is_signed_later(on_either: Bench) -> None:
     """Signed again it may be the same, by its hash."""
+    bench = on_either
     key = bench.lesson()
 
     def fails() -> None:
