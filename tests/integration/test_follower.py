@@ -13,7 +13,8 @@ from bot.chain.follower import Change
 from bot.chain.follower import follower as module
 from bot.domain.address import checksum
 from tests.support.anvil import RATE, World, langdao
-from tests.support.index import assert_equals_a_fresh_index, index, key, until
+from tests.support.index import assert_equals_a_fresh_index, index, key
+from tests.support.servers import HANGS_S, until
 
 
 @pytest.fixture
@@ -259,11 +260,11 @@ async def test_change__during_backfill__is_not_live_until_the_head(
 
 async def test_run__pushed_heads__are_followed_without_waiting_for_the_poll(world: World, tmp_path: Path) -> None:
     url = world.node.url.replace("http", "ws")
-    async with index(world, tmp_path / "a.db", rpc_url=url, poll_interval_s=30) as one:
+    async with index(world, tmp_path / "a.db", rpc_url=url, poll_interval_s=60) as one:
         task = asyncio.create_task(one.follower.run())
-        await asyncio.wait_for(one.follower.at_head.wait(), 5)
+        await asyncio.wait_for(one.follower.at_head.wait(), HANGS_S)
         await asyncio.sleep(0.3)
         world.start()
-        await until(lambda: bool(one.rows("sessions")), 3)
+        await until(lambda: bool(one.rows("sessions")))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

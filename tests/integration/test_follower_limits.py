@@ -13,8 +13,9 @@ from aiohttp import web
 
 from bot.chain.follower import follower as module
 from tests.support.anvil import World, langdao
-from tests.support.index import assert_equals_a_fresh_index, index, until
+from tests.support.index import assert_equals_a_fresh_index, index
 from tests.support.proxy import Proxy
+from tests.support.servers import until
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ async def test_run__node_in_trouble__never_ends_and_catches_up(world: World, pro
             world.end()
         await asyncio.sleep(1)
         proxy.before = lambda body: None
-        await until(lambda: len(one.rows("settlements")) == 5 and one.follower.at_head.is_set(), 25)
+        await until(lambda: len(one.rows("settlements")) == 5 and one.follower.at_head.is_set())
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -225,7 +225,7 @@ async def test_nudge__other_side_asks_for_too_much__dropped_at_once(writer: Writ
     told = Told()
     async with nudging(writer, told, Way(does=answers(TryAgain("busy", after_s=60)))) as nudger:
         nudger.nudge(3, KEY, PAYLOAD, now_ms())
-        await until(lambda: told.facts, timeout_s=0.9)
+        await until(lambda: told.facts)
     assert told.by("way")["outcome"] == "dropped"
 
 

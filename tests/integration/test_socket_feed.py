@@ -22,7 +22,7 @@ from bot.feeds import wire
 from bot.feeds.record import read_record
 from bot.feeds.socket import SocketFeed
 from bot.web.gateway import GatewayConfig, create_gateway
-from tests.support.servers import free_port, npm_server, serving, until
+from tests.support.servers import HANGS_S, free_port, npm_server, serving, until
 
 STUDENT = checksum("0x94c5" + "a1" * 18)
 TUTOR = checksum("0x48c8" + "b2" * 18)
@@ -359,30 +359,26 @@ async def test_call__never_connected__try_again() -> None:
 
 async def test_call__backend_that_never_acknowledges__nothing_after_the_timeout(plain: Plain) -> None:
     async with serving(plain.app) as url, listening(url) as heard:
-        started = time.monotonic()
-        assert await heard.feed.call("keeper:nudge", {"id": "n1"}, 0.3) is None
-        assert time.monotonic() - started < 2
+        async with asyncio.timeout(HANGS_S):
+            assert await heard.feed.call("keeper:nudge", {"id": "n1"}, 0.3) is None
 
 
 async def test_call__connection_lost_meanwhile__nothing_at_once(plain: Plain) -> None:
     async def hang_up(sid: str, said: Any) -> None:
         await plain.server.disconnect(sid)
-        await asyncio.sleep(30)
+        await asyncio.sleep(2 * HANGS_S)
 
     plain.server.on("keeper:nudge", hang_up)
-    async with serving(plain.app) as url, listening(url) as heard:
-        started = time.monotonic()
-        assert await heard.feed.call("keeper:nudge", {"id": "n1"}, 20) is None
-        assert time.monotonic() - started < 5
+    async with serving(plain.app) as url, listening(url) as heard, asyncio.timeout(HANGS_S):
+        assert await heard.feed.call("keeper:nudge", {"id": "n1"}, 2 * HANGS_S) is None
 
 
 async def test_close__while_trying_to_connect__ends_at_once() -> None:
     async with listening(f"http://127.0.0.1:{free_port()}", wait=False) as heard:
         await until(lambda: heard.feed.counters["failed"] >= 1)
-        started = time.monotonic()
-        await heard.feed.close()
-        await heard.feed.close()
-        assert time.monotonic() - started < 1
+        async with asyncio.timeout(HANGS_S):
+            await heard.feed.close()
+            await heard.feed.close()
 
 
 # The server that the observed backends use

