@@ -151,13 +151,10 @@ def open_database(settings: Settings) -> Database:
     database = Database(locate(settings), must_exist=True)
     reachable(database)
     present = schema.version(database)
-    if present != schema.HEAD:
+    if (remedy := schema.differs(present)) is not None:
         where = database.path or "DATABASE_URL"
         said = f"has schema {present}" if present else "has no schema"
-        raise Misconfigured(
-            f"The database at {where} {said}, and this keeper's is {schema.HEAD}. "
-            "Start `langdao-keeper run` of the same version once, or set another DATABASE_URL"
-        )
+        raise Misconfigured(f"The database at {where} {said}, and this keeper's is {schema.HEAD}. {remedy}")
     return database
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from bot.ops import overview
 from bot.store import queries, txs
 from bot.store.db import Database
-from bot.store.lock import holder
+from bot.store.lock import Closed, holder
 
 SHOWN = 30  # of each list
 MOST_SESSIONS = 1_000
@@ -27,7 +27,7 @@ def daemon_pid(database: Database, now_ms: int) -> int | None:
     """The pid of the `run` on this database, 0 if it runs and its pid can't be told, None when none runs."""
     try:
         return holder(database)
-    except PermissionError:
+    except Closed:
         # The lock is another user's, and so is the daemon if there is one: its own word has to do.
         with database.read() as session:
             said = _state(queries.meta(session, "status").get("status"))

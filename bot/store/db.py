@@ -4,7 +4,7 @@ Promises: `Writer` runs one transaction at a time, each in full or not at all, i
 event loop never waits for a disk. A transaction asked for as `durable` has reached the disk when the call returns.
 A full or read-only disk, a lock or a server that is away are waited out: while nothing can be written nothing goes on.
 A change takes effect once, also when the connection is lost in its commit. A durable one is written only while the
-database is still ours.
+database is still ours; in SQLite every one.
 SQLite (default, WAL) and PostgreSQL are the same code by URL, but for how `Writer.rows` reaches SQLite's driver.
 Doesn't promise that two processes may write: `bot.store.lock` sees to that for `run`; other commands leave a row
 in the inbox.
@@ -13,6 +13,7 @@ in the inbox.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -85,9 +86,10 @@ class Database:
             raise Misconfigured(
                 f"DATABASE_URL: {path.parent} can't be made ({error.strerror}). Choose another place"
             ) from None
-        if not path.exists() and os.access(path.parent, os.W_OK):
-            path.touch(mode=0o600)  # signed transactions and everybody's lessons are nobody else's business
-        if (path.exists() and not os.access(path, os.W_OK)) or not os.access(path.parent, os.W_OK):
+        if not path.exists():
+            with contextlib.suppress(OSError):  # what can't be made can't be written, and that is said below
+                path.touch(mode=0o600)  # signed transactions and everybody's lessons are nobody else's business
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise Misconfigured(f"DATABASE_URL: {path} can't be written. Mend its rights or choose another place")
 
     @contextmanager
@@ -169,7 +171,8 @@ class Writer:
     """
 
     def __init__(self, database: Database, ensure: Callable[[], None] = lambda: None) -> None:
-        """`ensure` is called when trouble is over, and before what is durable: is the database still ours?"""
+        """`ensure`: is the database still ours? Called when trouble is over, before what is durable, and, where that
+        costs no request, before everything."""
         self._database = database
         self._ensure = ensure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -211,7 +214,7 @@ class Writer:
         asked: tuple[str, Any] | None = None  # a transaction whose commit was asked for, and what came of the change
         while True:
             try:
-                if self.trouble is not None or call.durable:
+                if self.trouble is not None or call.durable or self._database.sqlite:
                     self._ensure()
                 if asked is not None and doubt.committed(self._database.engine, asked[0]):
                     done = asked[1]
@@ -261,4 +264,6 @@ def reachable(database: Database) -> None:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         where = database.path or f"{database.engine.url.get_backend_name()} on {database.engine.url.host}"
-        raise Misconfigured(f"DATABASE_URL: can't open {where} ({reason[:120]})") from None
+        broken = "malformed" in reason
+        remedy = ". Put a copy in its place: docs/backup.md" if broken else ""
+        raise Misconfigured(f"DATABASE_URL: can't open {where} ({reason[:120]}){remedy}") from None

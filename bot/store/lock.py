@@ -1,7 +1,8 @@
 """One `run` per database.
 
 Promises: while a `Lock` is held, a second one on the same database raises Misconfigured naming the holder's pid;
-it is gone with the process, however that ends, and `ensure` says when it is gone before.
+it is gone with the process, however that ends, and `ensure` says when it is gone before, or the database itself:
+nothing is written into a file that was removed or replaced at its place, where no restart would find it.
 SQLite: a lock file beside the database; PostgreSQL: an advisory lock.
 """
 
@@ -27,20 +28,27 @@ _ADVISORY = 0x4C414E47
 PATIENCE_S = 0.5
 
 
+class Closed(Misconfigured):
+    """The lock's file can't be opened: another user's, as a rule. Whether somebody holds it can't be told."""
+
+
 class Lock:
     """The right to be the one writer of a database. Take it with `Lock(database)`, give it back with `release`."""
 
     def __init__(self, database: Database, *, patience_s: float = PATIENCE_S) -> None:
-        """Raises Misconfigured when another process holds it for longer than `patience_s`."""
+        """Raises Misconfigured when another process holds it for longer than `patience_s`, Closed at once."""
         self._file: Any = None
         self._connection: Any = None
         self._database = database
+        self._own = None if database.path is None else _identity(database.path)
         self._name = f"langdao-keeper {secrets.token_hex(4)} pid {os.getpid()}"  # of our session on the server
         take = self._take_file if database.sqlite else self._take_advisory
         deadline = time.monotonic() + patience_s
         while True:
             try:
                 return take(database)
+            except Closed:
+                raise
             except Misconfigured:
                 if time.monotonic() >= deadline:
                     raise
@@ -49,7 +57,13 @@ class Lock:
     def _take_file(self, database: Database) -> None:
         if database.path is None:
             return
-        self._file = Path(f"{database.path}.lock").open("a+")  # noqa: SIM115 (held for the life of the process)
+        try:
+            self._file = _beside(database.path).open("a+")
+        except OSError as error:
+            raise Closed(
+                f"DATABASE_URL: {_beside(database.path)} can't be opened ({error.strerror}). Is it another user's? "
+                "Start the keeper as that one, or give it to this one"
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -90,10 +104,10 @@ class Lock:
 
         A server that was started anew has forgotten it. One that hasn't noticed that the connection is gone still has
         our session, which is ended. Raises Misconfigured when another took the lock meanwhile, or what the database
-        raises while it is away.
+        raises while it is away. A file's lock goes with this process alone, unless the file is removed.
         """
         if self._database.sqlite:
-            return  # a file's lock goes with this process alone
+            return self._ensure_files()
         if self._connection is not None:
             try:
                 self._connection.execute(text("SELECT 1"))
@@ -106,6 +120,19 @@ class Lock:
             connection.execute(ended, {"name": self._name})
         self._take_advisory(self._database)
 
+    def _ensure_files(self) -> None:
+        path = self._database.path
+        if path is None or self._file is None:
+            return
+        if _identity(path) != self._own:
+            raise Misconfigured(
+                f"DATABASE_URL: {path} was removed or replaced while the keeper ran. Put it back, or a copy of it "
+                "(docs/backup.md), and start again"
+            )
+        if _identity(_beside(path)) != _identity(self._file.fileno()):
+            self._file.close()  # somebody took it for a stale one: another `run` could have begun
+            self._take_file(self._database)
+
     def release(self) -> None:
         """Gives the lock back. Safe to call twice."""
         if self._file is not None:
@@ -116,10 +143,25 @@ class Lock:
             self._connection = None
 
 
+def _beside(path: Path) -> Path:
+    return Path(f"{path}.lock")
+
+
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    """Which file this is, whatever its name; None when there is none."""
+    try:
+        found = file.stat() if isinstance(file, Path) else os.fstat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def holder(database: Database) -> int | None:
-    """The pid of the `run` that holds the database, None when there is none."""
+    """The pid of the `run` that holds the database, None when there is none. Raises Closed when it can't be told."""
     try:
         lock = Lock(database, patience_s=0)
+    except Closed:
+        raise
     except Misconfigured as error:
         digits = str(error).partition("pid ")[2].partition(")")[0]
         return int(digits) if digits.isdigit() else 0

@@ -22,6 +22,15 @@ HEAD = "0007"
 _KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 
 
+def differs(present: str | None) -> str | None:
+    """What to do about a schema that isn't this keeper's, in words; None when it is."""
+    if present == HEAD:
+        return None
+    if present is None or present in _KNOWN:
+        return "Start `langdao-keeper run` once: it brings it up to date"
+    return "It was made by a newer keeper: upgrade this one (docs/backup.md#upgrade), or set another DATABASE_URL"
+
+
 def version(database: Database) -> str | None:
     """The schema's version in this database, None when it is empty."""
     with database.engine.connect() as connection:

@@ -86,7 +86,7 @@ REMEDIES = {
     "backend": "Start the backend or mend SOCKET_URL",
     "redis": "Start Redis or mend REDIS_URL; without it rooms are linked by the socket's word alone",
     "database": "Mend DATABASE_URL or the rights of the folder",
-    "schema": "Start `langdao-keeper run` once, or set another DATABASE_URL",
+    "schema": "Mend DATABASE_URL: is it the keeper's database?",
 }
 
 # A check says nothing true without the settings that it is about.

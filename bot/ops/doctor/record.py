@@ -57,10 +57,11 @@ async def schema(patient: Patient) -> Check:
     if patient.database is None:
         raise Skip("there is no database yet")
     present = schema.version(patient.database)
-    patient.schema_ok = present == schema.HEAD
-    if not patient.schema_ok:
+    remedy = schema.differs(present)
+    patient.schema_ok = remedy is None
+    if remedy is not None:
         value = f"{present or 'none'}, this keeper's is {schema.HEAD}"
-        return Check("schema", "warning" if present is None else "failed", value, REMEDIES["schema"])
+        return Check("schema", "warning" if present is None else "failed", value, remedy)
     return Check("schema", "ok", schema.HEAD)
 
 
@@ -85,13 +86,13 @@ async def identity(patient: Patient) -> Check:
 
 
 async def lock(patient: Patient) -> Check:
-    from bot.store.lock import holder
+    from bot.store.lock import Closed, holder
 
     if patient.database is None:
         raise Skip("there is no database yet")
     try:
         pid = holder(patient.database)
-    except PermissionError:
+    except Closed:
         raise Skip("the lock is another user's") from None
     if pid is None:
         return Check("keeper", "warning", "not running: nothing is nudged or ended", "Start `langdao-keeper run`")
