@@ -76,6 +76,7 @@ class Chain:
                 node.lag = min(blocks, node.head.number - node.finalized - 1)
             case ("finalize", behind):
                 node.finalized = max(node.finalized, node.head.number - DEPTH - behind)
+                node.mine()  # an index looks at finality when a head comes
 
     def fork(self, depth: int) -> None:
         self.node.lag = 0
