@@ -181,7 +181,6 @@ def _chain_row(key: SessionKey) -> dict[str, Any]:
         "tutor": key.tutor,
         "language": 0,
         "start_block": key.session_id,
-        "start_tx": f"0x{key.session_id:064x}",
         "started_at": T0 // 1000,
         "rate": "100",
         "token": address(1),

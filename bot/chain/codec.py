@@ -202,6 +202,9 @@ NAMES = {
 }
 
 
+TOPICS = {name: topic for topic, name in NAMES.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class OnChainSession:
     """A session as the contract holds it. Times in block seconds; `end_s` is 0 and `active` true while it runs."""

@@ -54,6 +54,7 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
     time_text: str | None = None
     at_s: int | None = None
     at: tuple[Any, ...] = ()  # a transaction's block, hash and time; nothing when it has to be read anew
+    at_start: tuple[Any, ...] = ()  # the same for a start, whose transaction nobody asks it for
     for log in logs:
         index = int(log.log_index, 16)
         if log.block_number != number_text:
@@ -73,7 +74,7 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
             at_s = int(time_text, 16)
         if not at or log.transaction_hash != tx:
             tx, tx_index = log.transaction_hash, int(log.transaction_index, 16)
-            at = (number, tx, at_s)
+            at, at_start = (number, tx, at_s), (number, at_s)
         topics, data = log.topics, log.data
         event = decode(topics, data)
         name: str | None = None
@@ -83,7 +84,7 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
             name = "SessionStarted"
             if event[0] <= _LARGEST_ID:
                 session_id, about = event[0], event[1]
-                note_start(made(Start, event + at))
+                note_start(made(Start, event + at_start))
         elif isinstance(event, SessionEnded):
             name = "SessionEnded"
             if event[0] <= _LARGEST_ID:
@@ -93,9 +94,9 @@ def rows_of(logs: Sequence[RawLog], blocks: list[BlockRow], times: Mapping[int, 
             name, about = NAMES[topics[0]], event[0]
             if isinstance(event, FundsDeposited | FundsWithdrawn):
                 note_funds(about)
-        text = ",".join(topics)
+        text = ",".join(topics if name is None else topics[1:])
         # A LogRow's, in its order.
-        values += (number, index, log.block_hash, at_s, tx, tx_index, name, session_id, about, text, data)
+        values += (number, index, at_s, tx, tx_index, name, session_id, about, text, data)
     return rows
 
 

@@ -75,7 +75,8 @@ class _Sums:
 
 
 def _event(row: LogRow) -> codec.Event | None:
-    return codec.decode(row.topics.split(","), row.data)
+    topics = [topic for topic in row.topics.split(",") if topic]
+    return codec.decode(topics if row.name is None else [codec.TOPICS[row.name], *topics], row.data)
 
 
 async def audit(

@@ -18,8 +18,9 @@ from bot.domain.address import Address
 from bot.domain.facts import SessionKey, Source, Trust
 from bot.store import bulk
 from bot.store.chain_rows import Reorg
-from bot.store.tables import ChainSession, FactRow, Log
+from bot.store.tables import Block, ChainSession, FactRow, Log
 
+_blocks: Table = Block.__table__  # type: ignore[attr-defined]
 _logs: Table = Log.__table__  # type: ignore[attr-defined]
 _sessions: Table = ChainSession.__table__  # type: ignore[attr-defined]
 
@@ -47,10 +48,13 @@ def retract(session: Session, reorg: Reorg) -> Retracted:
         )
     ]
     removed = connection.execute(
-        select(_logs.c.session_id, _logs.c.name, _logs.c.address, _logs.c.block_hash, _logs.c.log_index).where(
+        select(_logs.c.session_id, _logs.c.name, _logs.c.address, _logs.c.block_number, _logs.c.log_index).where(
             _logs.c.block_number > above
         )
     ).all()
+    # Of all of them: what isn't final has its header.
+    headers = connection.execute(select(_blocks.c.number, _blocks.c.hash).where(_blocks.c.number > above))
+    hashes = {row.number: row.hash for row in headers}
     bulk.run(connection, "DELETE FROM settlements WHERE block_number > ?", (above,))
     bulk.run(connection, "UPDATE sessions SET end_block = NULL, closed = FALSE WHERE end_block > ?", (above,))
     bulk.run(connection, "DELETE FROM sessions WHERE start_block > ?", (above,))
@@ -59,7 +63,8 @@ def retract(session: Session, reorg: Reorg) -> Retracted:
     now_ms = time.time_ns() // 1_000_000
     logs: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in removed:
-        logs[row.session_id].append({"name": row.name, "block_hash": row.block_hash, "log_index": row.log_index})
+        block_hash = hashes.get(row.block_number)
+        logs[row.session_id].append({"name": row.name, "block_hash": block_hash, "log_index": row.log_index})
     session.add_all(_reorg_fact(key, reorg, logs[key.session_id], now_ms) for key in touched)
     users = {row.address for row in removed if row.name in ("FundsDeposited", "FundsWithdrawn")}
     return Retracted(tuple(touched), frozenset(users | {key.student for key in touched}), len(removed))

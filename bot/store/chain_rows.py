@@ -24,15 +24,14 @@ _sessions: Table = ChainSession.__table__  # type: ignore[attr-defined]
 _settlements: Table = Settlement.__table__  # type: ignore[attr-defined]
 
 _INSERT_LOG = (
-    "INSERT INTO logs (block_number, log_index, block_hash, timestamp_s, tx_hash, tx_index, name, session_id, address,"
-    " topics, data) VALUES "
+    "INSERT INTO logs (block_number, log_index, timestamp_s, tx_hash, tx_index, name, session_id, address, topics,"
+    " data) VALUES "
 )
-_LOG = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LOG = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_SESSION = (
-    "INSERT INTO sessions (session_id, student, tutor, language, start_block, start_tx, started_at, end_block, closed)"
-    " VALUES "
+    "INSERT INTO sessions (session_id, student, tutor, language, start_block, started_at, end_block, closed) VALUES "
 )
-_SESSION = "(?, ?, ?, ?, ?, ?, ?, ?, ? = 1)"  # a truth value costs the driver eight times what a number does
+_SESSION = "(?, ?, ?, ?, ?, ?, ?, ? = 1)"  # a truth value costs the driver eight times what a number does
 _INSERT_SETTLEMENT = (
     "INSERT INTO settlements (session_id, student, tutor, language, started_at, ended_at, billed_s, paid, tx_hash,"
     " block_number, finality) VALUES "
@@ -56,7 +55,6 @@ class LogRow(NamedTuple):
 
     block_number: int
     log_index: int
-    block_hash: str
     timestamp_s: int | None
     tx_hash: str
     tx_index: int
@@ -95,7 +93,6 @@ class Start(NamedTuple):
     tutor: Address
     language: int
     block: int
-    tx: str
     at_s: int | None
 
 
@@ -194,7 +191,7 @@ def append(session: Session, rows: Rows, finality: Finality) -> Touched:
 def _earlier(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[Start, str | None, str | None]]:
     """These sessions as they started, with rate and token where those were read."""
     c = _sessions.c
-    columns = (c.session_id, c.student, c.tutor, c.language, c.start_block, c.start_tx, c.started_at, c.rate, c.token)
+    columns = (c.session_id, c.student, c.tutor, c.language, c.start_block, c.started_at, c.rate, c.token)
     found = {}
     for part in bulk.parts(ids):
         for *start, rate, token in connection.execute(select(*columns).where(c.session_id.in_(part))):
@@ -209,7 +206,7 @@ def _settlements_of(ends: Sequence[End], known: Mapping[int, Start], finality: F
     for session_id, tutor, billed_s, paid, at_block, tx, at_s in ends:
         if at_block != block:  # most share their block with the one before
             block, how_final = at_block, finality.of(at_block)
-        _, student, _, language, _, _, started_at = known.get(session_id, _NOTHING_KNOWN)
+        _, student, _, language, _, started_at = known.get(session_id, _NOTHING_KNOWN)
         said = (language, started_at, at_s, str(billed_s), str(paid))
         values += (session_id, student, tutor, *said, tx, at_block, how_final)
     return values

@@ -18,8 +18,8 @@ from bot.store.db import Database
 
 log = structlog.get_logger("store")
 
-HEAD = "0007"
-_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+HEAD = "0008"
+_KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 
 
 def differs(present: str | None) -> str | None:

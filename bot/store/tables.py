@@ -54,20 +54,20 @@ class Log(Table, table=True):
     """The contract's logs on the canonical chain: the chain's facts. `name` is null for an event we don't know.
 
     Keyed by number, not hash: of each height only one block is here, and rows that come in the order of the key cost
-    a third of what rows in the order of hashes do.
+    a third of what rows in the order of hashes do. An index is as fast as its rows are small: what another column says
+    isn't here.
     """
 
     __tablename__ = "logs"
     block_number: int = Field(sa_column=_big(primary_key=True))
     log_index: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    block_hash: str
     timestamp_s: int | None = Field(default=None, sa_column=_big())
     tx_hash: str
     tx_index: int
     name: str | None = None
     session_id: int | None = Field(default=None, sa_column=_big(index=True))
     address: str | None = None  # student of SessionStarted, tutor of SessionEnded, user of the others
-    topics: str  # as on the wire, joined by commas
+    topics: str  # as on the wire, joined by commas, but for the first where `name` says it
     data: str
 
 
@@ -81,7 +81,6 @@ class ChainSession(Table, table=True):
     tutor: str = Field(index=True)
     language: int
     start_block: int = Field(sa_column=_big(nullable=False))
-    start_tx: str
     started_at: int | None = Field(default=None, sa_column=_big())
     end_block: int | None = Field(default=None, sa_column=_big(index=True))  # null: active
     rate: str | None = None  # null until details were read

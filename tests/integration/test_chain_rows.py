@@ -23,7 +23,7 @@ ALL_FINAL = Finality(confirmed_to=1_000_000, final_to=1_000_000)
 
 
 def log_row(block: int, index: int, **more: Any) -> LogRow:
-    row = LogRow(block, index, f"0xb{block}", None, f"0xt{block}{index}", index, None, None, None, "0x1,0x2", "0x")
+    row = LogRow(block, index, None, f"0xt{block}{index}", index, None, None, None, "0x1,0x2", "0x")
     return row._replace(**more)
 
 
@@ -74,7 +74,7 @@ def test_log_rows__as_a_sequence__gives_what_was_appended() -> None:
 
 def test_append__end_of_a_session_whose_rate_was_read__its_settlement_has_it(database: Database) -> None:
     """Also of two that end in the same stretch: what wasn't read of one stays null."""
-    starts = [Start(number, STUDENT, TUTOR, 4, 1, f"0xs{number}", 10) for number in (1, 2)]
+    starts = [Start(number, STUDENT, TUTOR, 4, 1, 10) for number in (1, 2)]
     ends = [End(number, TUTOR, 7, 2**256 - 1, 2, f"0xe{number}", 17) for number in (1, 2)]
     with database.write() as session:
         chain_rows.append(session, Rows(starts=starts), ALL_FINAL)
@@ -88,7 +88,7 @@ def test_append__end_of_a_session_whose_rate_was_read__its_settlement_has_it(dat
 
 
 def test_append__start_and_end_of_which_one_is_final__only_that_session_is_closed(database: Database) -> None:
-    starts = [Start(number, STUDENT, TUTOR, 4, 1, f"0xs{number}", 10) for number in (1, 2, 3)]
+    starts = [Start(number, STUDENT, TUTOR, 4, 1, 10) for number in (1, 2, 3)]
     ends = [End(number, TUTOR, 7, 9, 1 + number, f"0xe{number}", 17) for number in (1, 2)]
     with database.write() as session:
         chain_rows.append(session, Rows(starts=starts, ends=ends), Finality(confirmed_to=3, final_to=2))
@@ -103,12 +103,12 @@ def stretch(first: int, last: int, branch: int, starts: tuple[int, ...] = (), en
     """Blocks first..last of a branch, with sessions that start in the first and end in the last."""
     rows = Rows([BlockRow(n, f"0x{branch}{n}", f"0x{branch}{n - 1}", n * 10) for n in range(first, last + 1)])
     huge = 2**256 - 1
-    rows.starts = [Start(n, STUDENT, TUTOR, 1, first, f"0xs{n}", first * 10) for n in starts]
+    rows.starts = [Start(n, STUDENT, TUTOR, 1, first, first * 10) for n in starts]
     rows.ends = [End(n, TUTOR, huge, huge, last, f"0xe{n}", last * 10) for n in ends]
     for index, (number, name, block) in enumerate(
         [(n, "SessionStarted", first) for n in starts] + [(n, "SessionEnded", last) for n in ends]
     ):
-        log = LogRow(block, index, f"0x{branch}{block}", block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
+        log = LogRow(block, index, block * 10, f"0x{index}", 0, name, number, STUDENT, "", "0x")
         rows.logs.append(log)
     return rows
 

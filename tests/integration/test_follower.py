@@ -42,7 +42,7 @@ async def test_catch_up__session_started__is_told_and_stored(world: World, tmp_p
         assert change.started == (key(world, 1, 1, 2),)
         assert change.live
         (row,) = one.rows("sessions")
-        assert row["start_tx"] == tx
+        assert [one["tx_hash"] for one in one.rows("logs") if one["name"] == "SessionStarted"] == [tx]
         assert row["started_at"] == int(world.node.header()["timestamp"], 16)
         assert (row["end_block"], row["rate"], row["closed"]) == (None, None, 0)
 

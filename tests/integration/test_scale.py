@@ -37,7 +37,7 @@ async def crowd(path: Path, sessions: int) -> Keeper:
     """A keeper with so many live sessions, each with a room, some heartbeats, a rate and a balance."""
     keeper = Keeper(path)
     keys = [key_of(number) for number in range(1, sessions + 1)]
-    starts = [Start(*key, 0, 1, "0x5", T0_S) for key in keys]
+    starts = [Start(*key, 0, 1, T0_S) for key in keys]
     await keeper.writer(lambda tx: chain_rows.append(tx, Rows(starts=starts), NOT_FINAL))
     known = [chain_details.Details(*key, 0, T0_S, RATE, TOKEN) for key in keys]
     await keeper.writer(lambda tx: chain_details.fill_details(tx, known))

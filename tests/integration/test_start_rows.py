@@ -59,7 +59,7 @@ def test_rooms__of_live_sessions_and_others__are_told_apart(database: Database) 
     expired = Room("req_7", 7, 50, expired=True)
     with database.write() as tx:
         room_rows.save(tx, [mine, late, waiting, gone, over, silent, expired])
-        chain_rows.append(tx, Rows(starts=[Start(*OTHER, 0, 1, "0x1", 1)]), Finality(0, 0))
+        chain_rows.append(tx, Rows(starts=[Start(*OTHER, 0, 1, 1)]), Finality(0, 0))
     with database.read() as tx:
         assert room_rows.of(tx, [KEY]) == [late, mine]
         assert room_rows.others(tx, 10, lambda key: key == KEY) == [waiting, over]
@@ -67,7 +67,7 @@ def test_rooms__of_live_sessions_and_others__are_told_apart(database: Database) 
 
 
 def test_sessions__thousands_of_ids__those_on_chain_with_what_is_known(database: Database) -> None:
-    starts = [Start(number, OTHER_STUDENT if number % 2 else STUDENT, TUTOR, 0, 1, "0x1", 5) for number in range(1, 4)]
+    starts = [Start(number, OTHER_STUDENT if number % 2 else STUDENT, TUTOR, 0, 1, 5) for number in range(1, 4)]
     with database.write() as tx:
         chain_rows.append(tx, Rows(starts=starts), Finality(0, 0))
         chain_rows.append(tx, Rows(ends=[End(1, TUTOR, 5, 500, 2, "0x2", 10)]), Finality(2, 2))

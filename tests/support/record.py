@@ -115,13 +115,11 @@ class Record:
                 tutor=key.tutor,
                 language=1,
                 start_block=100 + number,
-                start_tx=f"0x{number:064x}",
                 started_at=started,
                 rate=str(rate) if rate is not None else None,
                 token=address(0xC0),
             ),
             Log(
-                block_hash=f"0x{100 + number:064x}",
                 log_index=0,
                 block_number=100 + number,
                 timestamp_s=started,
@@ -166,7 +164,6 @@ class Record:
         self.add(
             Settlement(**(values | more)),
             Log(
-                block_hash=f"0x{block:064x}",
                 log_index=1,
                 block_number=block,
                 timestamp_s=NOW_S - ago_s,

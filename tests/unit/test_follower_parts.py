@@ -138,6 +138,13 @@ def test_rows_of__unknown_event__is_kept_raw() -> None:
     assert row.data == "0x" + "00" * 32
 
 
+def test_rows_of__event_of_the_contract__first_topic_is_left_to_its_name() -> None:
+    topics = (codec.SESSION_STARTED, *("0x" + f"{number:064x}" for number in (7, 1, 2)))
+    row = rows_of([raw_log(topics=topics, data="0x" + "00" * 32)], [], {}).logs[0]
+    assert codec.TOPICS[str(row.name)] == topics[0]
+    assert row.topics == ",".join(topics[1:])
+
+
 def test_rows_of__log_without_topics__is_kept_raw() -> None:
     assert rows_of([raw_log(topics=())], [], {}).logs[0].topics == ""
 
