@@ -13,8 +13,7 @@ RUN /opt/keeper/bin/pip install --no-cache-dir --require-hashes -r requirements/
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY bot ./bot
 RUN /build/hatch/bin/python -m hatchling build -t wheel -d /build/wheel \
-    && /opt/keeper/bin/pip install --no-cache-dir --no-deps /build/wheel/*.whl \
-    && /opt/keeper/bin/python -m compileall -q /opt/keeper/lib
+    && /opt/keeper/bin/pip install --no-cache-dir --no-deps /build/wheel/*.whl
 
 FROM python:3.12-slim
 RUN groupadd --gid 10001 keeper \
@@ -25,13 +24,15 @@ ENV PATH=/opt/keeper/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     XDG_STATE_HOME=/state \
-    HTTP_BIND=0.0.0.0:4100
+    HTTP_BIND=0.0.0.0:4100 \
+    GATEWAY_BIND=0.0.0.0:4000
 USER 10001:10001
 WORKDIR /state
 VOLUME /state
-EXPOSE 4100
+EXPOSE 4100 4000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:4100/health', timeout=4)"]
+# It listens once it has read the chain, which takes as long as that is. The port may be another one by `.env`, a proxy too.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15m \
+    CMD ["python", "-c", "import http.client, os, sys; to = http.client.HTTPConnection('127.0.0.1', int(os.environ['HTTP_BIND'].rpartition(':')[2]), timeout=4); to.request('GET', '/health'); sys.exit(to.getresponse().status != 200)"]
 ENTRYPOINT ["langdao-keeper"]
 CMD ["run"]

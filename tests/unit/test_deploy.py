@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -43,6 +49,7 @@ def test_dockerfile__stages_and_user__slim_from_the_lock_as_nobody() -> None:
     assert text.count("\nFROM ") == 2
     assert "--require-hashes -r requirements/run.txt" in text
     assert text.index("USER 10001") < text.index("ENTRYPOINT")
+    assert "/simple" not in text  # no registry is named: pip asks the one it is told
     for path in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE):
         assert all((CHECKOUT / one).exists() for one in path.split())
 
@@ -52,6 +59,45 @@ def test_compose__keeper__reads_only_and_has_a_state() -> None:
     keeper = services["keeper"]
     assert keeper["read_only"] is True
     assert keeper["cap_drop"] == ["ALL"]
+    assert keeper["tmpfs"] == ["/tmp"]  # SQLite sorts there; nothing else but /state can be written
     assert all(port.startswith("127.0.0.1:") for port in keeper["ports"])
     assert keeper["volumes"] == ["state:/state"]
     assert "redis" in services
+    # An operator's own Redis stays the one that is asked.
+    assert keeper["environment"]["REDIS_URL"] == "${REDIS_URL:-redis://redis:6379/0}"
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_dockerfile__health_check__asks_where_the_keeper_listens_and_no_proxy(status: int, code: int) -> None:
+    found = re.search(r"HEALTHCHECK .*\\\n\s+CMD (\[.+\])$", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE)
+    assert found is not None
+    program, *args = json.loads(found[1])
+    assert program == "python"
+    asked: list[str] = []
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {"HTTP_BIND": f"0.0.0.0:{server.server_port}", "http_proxy": "http://127.0.0.1:9"}
+    try:
+        assert subprocess.run([sys.executable, *args], env=env, timeout=60).returncode == code
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked == ["/health"]
+
+
+@pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)
+def test_unit__env_file__is_read_by_the_keeper_alone(unit: Path) -> None:
+    """No secret stands in the environment of the process, and systemd's own way with quotes doesn't count."""
+    text = unit.read_text()
+    assert "EnvironmentFile" not in text
+    assert "\nWorkingDirectory=/etc/langdao-keeper\n" in text
