@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from bot.chain.rpc import Rpc
-from bot.chain.start import chain_name, identify, wait_for_rpc
+from bot.chain.start import chain_name, identify, of_one_chain, wait_for_rpc
 from bot.settings import Settings, database_url
 from bot.values import shown
 
@@ -42,6 +42,7 @@ async def opened(settings: Settings) -> AsyncIterator[Ground]:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(rpc.close)
         chain_id = await wait_for_rpc(rpc, settings.start_timeout_s)
+        await of_one_chain(rpc)
 
         from bot.store import identity as identities
         from bot.store import schema

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bot import values
 from bot.domain.policy import Hints, Policy
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
 
     # Backend
     socket_url: SecretStr | None = Field(None, description="Socket.IO address of the backend")
-    socket_events: dict[str, str] = Field(
+    socket_events: Annotated[dict[str, str], NoDecode] = Field(
         {},
         description='more event names to hear, as JSON: {"call:over": "ended"}; kinds: ended, disconnected, timeout, '
         "connected, heartbeat, ready; an empty kind ignores a name of the two dialects",
@@ -302,6 +302,7 @@ class Settings(BaseSettings):
     _ws_url = field_validator("signalling_url")(values.ws_url)
     _public = field_validator("public_url", "explorer_url")(values.base_url)
     _object = field_validator("socket_auth", "socket_headers")(values.json_object)
+    _events = field_validator("socket_events", mode="before")(values.names_in_json)
     _hosts = field_validator("http_hosts")(values.host_names)
     _networks = field_validator("trusted_proxies")(values.networks)
     _bind = field_validator("http_bind", "gateway_bind")(values.host_and_port)
@@ -358,8 +359,13 @@ class Settings(BaseSettings):
     def endpoints(self) -> tuple[str, ...]:
         """The RPC endpoints in order of preference. Raises Misconfigured when there is none."""
         if self.rpc_url is None:
+            elsewhere = (
+                ""
+                if Path(".env").exists()
+                else ". There is no .env here: go to the keeper's folder, or make one with `langdao-keeper init`"
+            )
             raise Misconfigured(
-                "RPC_URL is not set: the JSON-RPC address of the chain, e.g. RPC_URL=http://127.0.0.1:8545"
+                "RPC_URL is not set: the JSON-RPC address of the chain, e.g. RPC_URL=http://127.0.0.1:8545" + elsewhere
             )
         return tuple(part.strip() for part in self.rpc_url.get_secret_value().split(",") if part.strip())
 

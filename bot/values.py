@@ -133,6 +133,19 @@ def json_object(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def names_in_json(value: object) -> object:
+    """What a JSON object says, of a text; its names and values are looked at after this."""
+    if not isinstance(value, str):
+        return value
+    try:
+        said = json.loads(value)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise ValueError('is not a JSON object, e.g. {"call:over": "ended"}')
+    return said
+
+
 def host_and_port(value: str) -> str:
     """`host:port`."""
     host, _, port = value.rpartition(":")

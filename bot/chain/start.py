@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
-from bot.chain.errors import RpcError, Unreachable
+from bot.chain.errors import RpcError, Unreachable, WrongAnswer
+from bot.chain.refusals import reverted
 from bot.chain.rpc import Rpc
 from bot.domain.address import Address
 from bot.domain.identity import Identity
 from bot.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from bot.chain.langdao import Block, LangDAO
 
 CHAIN_NAMES = {
     1: "Mainnet",
@@ -26,6 +31,7 @@ CHAIN_NAMES = {
     11155111: "Sepolia",
 }
 _RETRY_S = 0.2
+_COMPARE_S = 3.0  # for the other endpoints: one that hangs holds up no start
 
 
 def chain_name(chain_id: int) -> str:
@@ -56,11 +62,40 @@ async def wait_for_rpc(rpc: Rpc, timeout_s: float) -> int:
     )
 
 
+async def of_one_chain(rpc: Rpc) -> None:
+    """Raises Misconfigured when endpoints are of different chains, as far as they answer in `_COMPARE_S`."""
+    if rpc.alone:
+        return
+    try:
+        async with asyncio.timeout(_COMPARE_S):
+            answers = await rpc.on_each("eth_chainId")
+    except TimeoutError:
+        return
+    said = [f"{place} is chain {int(answer, 16)}" for place, answer in answers if isinstance(answer, str)]
+    if len({answer for _, answer in answers if isinstance(answer, str)}) > 1:
+        raise Misconfigured(f"RPC_URL: {', '.join(said)}. All endpoints have to be nodes of one chain")
+
+
+async def sessions_ever(dao: LangDAO, at: Block, chain_id: int) -> int:
+    """How many sessions there ever were. Raises Misconfigured when what is at the address is no LangDAO."""
+    try:
+        return await dao.counter(at)
+    except (RpcError, WrongAnswer) as error:
+        if isinstance(error, RpcError) and not reverted(error):
+            raise
+        raise Misconfigured(
+            f"CONTRACT_ADDRESS: what is at {dao.address} on {chain_name(chain_id)} isn't a LangDAO contract: it counts "
+            "no sessions. Is it the token's address? Check RPC_URL, too"
+        ) from None
+
+
 async def identify(rpc: Rpc, contract: Address, start_block: int | None) -> Identity:
     """Which chain and contract this is; `start_block` None: the deployment is found by bisection.
 
-    Raises Misconfigured when there is no code at `contract`, or when the deployment can't be found.
+    Raises Misconfigured when there is no LangDAO at `contract`, or when the deployment can't be found.
     """
+    from bot.chain.langdao import LangDAO  # late: the chain is asked before it is imported
+
     chain_id = int(await rpc.call("eth_chainId"), 16)
     genesis, head = await asyncio.gather(rpc.header(0), rpc.header("latest"))
     if genesis is None or head is None:
@@ -69,6 +104,7 @@ async def identify(rpc: Rpc, contract: Address, start_block: int | None) -> Iden
         raise Misconfigured(
             f"CONTRACT_ADDRESS: no code at {contract} on {chain_name(chain_id)}. Deployed elsewhere? Check RPC_URL."
         )
+    await sessions_ever(LangDAO(rpc, contract), "latest", chain_id)
     head_number = int(head.number, 16)
     if start_block is None:
         number, block_hash = await find_deployment(rpc, contract, head_number)

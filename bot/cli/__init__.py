@@ -98,7 +98,9 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except click.Abort as error:
-        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):  # a prompt's has no cause
+            return 130
+        return _tell("Stopped. Nothing was changed", 1, as_json)
     except BrokenPipeError:
         return 1
     except KeeperError as error:
@@ -106,6 +108,8 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         said = _database_trouble(error)
         if said is None:
+            if as_json:  # the traceback is for whoever mends it; who reads stdout gets what was promised
+                _tell(f"{type(error).__name__}: {error}"[:300], 1, as_json)
             raise
         return _tell(said, 2, as_json)
 
@@ -132,7 +136,8 @@ def _database_trouble(error: Exception) -> str | None:
     if not type(error).__module__.startswith("sqlalchemy"):
         return None
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return f"DATABASE_URL: the database refused ({reason[:200]}). Is it the keeper's, and writable?"
+    remedy = "Make room" if "is full" in reason else "Is it the keeper's, and writable?"
+    return f"DATABASE_URL: the database refused ({reason[:200]}). {remedy}"
 
 
 def _tell(message: str, code: int, as_json: bool) -> int:

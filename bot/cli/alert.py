@@ -38,11 +38,14 @@ def command(test: bool, stopped: bool, as_json: bool) -> None:
     settings = load_settings()
     if settings.apprise_urls is None:
         raise Misconfigured("APPRISE_URLS is not set: alerts go to the log and the database alone")
-    from bot.ops.alerts import deliver
+    from bot.ops.alerts import APPRISE_GUIDE, deliver, unknown
 
     name, text = ("alert.stopped", STOPPED) if stopped else ("alert.test", "A test: alerts of this keeper arrive here")
-    if not deliver(settings.apprise_urls.get_secret_value(), name, text):
-        raise NotFound("a channel in APPRISE_URLS didn't take the alert; with LOG_LEVEL=debug it says why")
+    urls = settings.apprise_urls.get_secret_value()
+    if strange := unknown(urls):
+        raise Misconfigured(f"APPRISE_URLS: {', '.join(strange)} is nothing that Apprise knows. {APPRISE_GUIDE}")
+    if refused := deliver(urls, name, text):
+        raise NotFound(f"APPRISE_URLS: {', '.join(refused)} didn't take the alert; with LOG_LEVEL=debug it says why")
     if as_json:
         emit({"sent": True})
     else:

@@ -32,7 +32,18 @@ def command(dry_run: bool, as_json: bool) -> int:
     settings.contract()
     settings.key_source()
     logging.configure(settings, pretty=False if as_json else None)
+    _tell_unread()
 
     from bot import keeper
 
     return run_async(keeper.run(settings))
+
+
+def _tell_unread() -> None:
+    """A slip in a name would be a setting that silently isn't there."""
+    import structlog
+
+    from bot.ops.doctor.names import unread
+
+    if said := unread():
+        structlog.get_logger("keeper").warning("settings.unread", text=f"Not read: {', '.join(said)}")

@@ -73,6 +73,7 @@ def command(
       langdao-keeper settlements --json | jq '[.[] | .overbilled_s // 0] | add'
       langdao-keeper settlements --export october.csv --since 2026-10-01 --until 2026-11-01
     """
+    from bot.ops.words import count
     from bot.store import queries
 
     if export is not None and limit is not None:
@@ -86,7 +87,7 @@ def command(
             if as_json and str(export) != "-":
                 emit(said)
             else:
-                click.echo(f"{written} settlements written to {export}.", err=True)
+                click.echo(f"{count(written, 'settlement')} written to {export}.", err=True)
             return
         rows = queries.settlements(session, which=which, limit=limit or LIMIT)
     if as_json:

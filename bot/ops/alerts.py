@@ -17,6 +17,8 @@ from bot.ops.catalogue import ALERTS, guide
 from bot.store import records
 from bot.store.db import Writer
 
+APPRISE_GUIDE = "Mend it: https://github.com/caronc/apprise lists what there is"
+
 log = structlog.get_logger("alerts")
 
 
@@ -62,9 +64,31 @@ class Alerts:
             log.warning("alerts.not-sent", alert=name)
 
 
-def deliver(apprise_urls: str, name: str, text: str) -> bool:
-    """Sends an alert now, and returns whether every channel took it. Blocks."""
-    return _apprise(_split(apprise_urls), name, message(name, text))
+def deliver(apprise_urls: str, name: str, text: str) -> list[str]:
+    """Sends an alert now, and returns the channels that didn't take it. Blocks."""
+    urls = _split(apprise_urls)
+    return [_place(at, urls) for at, url in enumerate(urls) if not _apprise([url], name, message(name, text))]
+
+
+def unknown(apprise_urls: str) -> list[str]:
+    """The addresses that Apprise can't make anything of, e.g. for a slip in their scheme."""
+    import logging
+
+    import apprise  # late: a hundred plug-ins
+
+    logging.getLogger("apprise").disabled = True  # it would say so in its own words, and the address with it
+    try:
+        urls = _split(apprise_urls)
+        return [_place(at, urls) for at, url in enumerate(urls) if apprise.Apprise.instantiate(url) is None]
+    finally:
+        logging.getLogger("apprise").disabled = False
+
+
+def _place(at: int, urls: list[str]) -> str:
+    """Which address this is, without what may be secret in it: everything behind the scheme."""
+    scheme, colon, _ = urls[at].partition("://")
+    shown = f"{scheme}://…" if colon and scheme.isalnum() else "no scheme://"
+    return shown if len(urls) == 1 else f"number {at + 1} ({shown})"
 
 
 def _split(urls: str) -> list[str]:

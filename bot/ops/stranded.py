@@ -18,7 +18,7 @@ from bot.chain.codec import OnChainSession
 from bot.chain.errors import RpcError, Unreachable, WrongAnswer
 from bot.chain.langdao import LangDAO
 from bot.chain.rpc import Rpc
-from bot.chain.start import chain_name
+from bot.chain.start import chain_name, sessions_ever
 from bot.domain import bill
 from bot.errors import Misconfigured
 
@@ -99,7 +99,7 @@ async def read(
                 raise WrongAnswer("the node knows no newest block")
             block, at_s = int(head.number, 16), int(head.timestamp, 16)
             await _contract_there(dao, block, chain_id)
-            counter = await dao.counter(block)
+            counter = await sessions_ever(dao, block, chain_id)
     except TimeoutError:
         raise Unreachable(rpc.shown, f"no answer within {first_answer_s:g} s") from None
     active: list[OnChainSession] = []

@@ -26,7 +26,9 @@ def differs(present: str | None) -> str | None:
     """What to do about a schema that isn't this keeper's, in words; None when it is."""
     if present == HEAD:
         return None
-    if present is None or present in _KNOWN:
+    if present is None:
+        return "If DATABASE_URL names the keeper's, start `langdao-keeper run` once: it makes one"
+    if present in _KNOWN:
         return "Start `langdao-keeper run` once: it brings it up to date"
     return "It was made by a newer keeper: upgrade this one (docs/backup.md#upgrade), or set another DATABASE_URL"
 

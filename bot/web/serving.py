@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -70,6 +71,16 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _remedy(error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return "Stop what listens there, or choose another port"
+        case errno.EACCES:
+            return "Ports below 1024 are the administrator's: choose another one"
+        case _:
+            return "Choose an address of this machine, e.g. 127.0.0.1, and a port"
+
+
 def listening(bind: str, setting: str) -> socket.socket:
     """A listening socket. Raises Misconfigured."""
     host, _, port = bind.rpartition(":")
@@ -84,5 +95,5 @@ def listening(bind: str, setting: str) -> socket.socket:
     except (OSError, ValueError, OverflowError) as error:
         listener.close()
         why = error.strerror if isinstance(error, OSError) else "is not host:port"
-        raise Misconfigured(f"{setting} {bind}: {why}. Stop what listens there, or choose another port") from None
+        raise Misconfigured(f"{setting} {bind}: {why}. {_remedy(error)}") from None
     return listener

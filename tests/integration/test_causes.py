@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from tests.support.anvil import OWNER_KEY, langdao
 from tests.support.host import read_only, seen_by, small_disk, small_disks
 from tests.support.proxy import Proxy
 from tests.support.record import inside, keeper
-from tests.support.servers import beside, postgresql, serving
+from tests.support.servers import apprise_sink, beside, postgresql, serving
 from tests.support.web3signer import Web3Signer
 
 
@@ -280,22 +279,7 @@ def test_database__postgresql_stopped__signs_nothing_alerts_and_goes_on_when_it_
 @pytest.mark.provokes("alert.stopped", "alert.test")
 @pytest.mark.parametrize("kind", ["stopped", "test"])
 def test_alert__called_for_by_the_service_manager_or_a_person__arrives(tmp_path: Path, kind: str) -> None:
-    heard: list[str] = []
-
-    class Taker(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Taker)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        done = inside(tmp_path, "alert", f"--{kind}", APPRISE_URLS=f"json://127.0.0.1:{server.server_port}/")
-    finally:
-        server.shutdown()
+    with apprise_sink() as (url, heard):
+        done = inside(tmp_path, "alert", f"--{kind}", APPRISE_URLS=url)
     assert done.code == 0, done.text
     assert f"alert.{kind}" in heard[0]

@@ -197,7 +197,8 @@ def test_index__a_slip_in_a_setting__exits_2_and_names_it_in_one_line(
 def test_index__database_of_another_contract__is_refused_and_left_alone(world: World, tmp_path: Path) -> None:
     given = settings(world, tmp_path, world.node.url)
     assert inside(tmp_path, "index", **given).code == 0
-    other = given | {"CONTRACT_ADDRESS": world.token, "START_BLOCK": 1}
+    another, block = world.deploy("LangDAO.vy", ["address"], [world.token])
+    other = given | {"CONTRACT_ADDRESS": another, "START_BLOCK": block}
     done = inside(tmp_path, "index", **other)
     assert done.code == 2
     assert world.contract in done.err

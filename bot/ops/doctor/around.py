@@ -117,5 +117,11 @@ async def hints(patient: Patient) -> Check:
 async def alerts(patient: Patient) -> Check:
     if patient.settings.apprise_urls is None:
         return Check("alerts", "warning", "go to the log and the database only", "Set APPRISE_URLS to be told")
-    count = len(patient.settings.apprise_urls.get_secret_value().replace(",", " ").split())
+    from bot.ops.alerts import APPRISE_GUIDE, unknown
+
+    urls = patient.settings.apprise_urls.get_secret_value()
+    if strange := await asyncio.to_thread(unknown, urls):
+        value = f"APPRISE_URLS: {', '.join(strange)} is nothing that Apprise knows: no alert goes there"
+        return Check("alerts", "failed", value, APPRISE_GUIDE)
+    count = len(urls.replace(",", " ").split())
     return Check("alerts", "ok", f"{count} address{'es' if count != 1 else ''} in APPRISE_URLS")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 from bot.chain.errors import RpcError, too_many
 from bot.errors import Misconfigured
 from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
+
+if TYPE_CHECKING:
+    from bot.chain.langdao import LangDAO
 
 SKEW_WARN_S = 15
 APART_BLOCKS = 5  # heads of two endpoints
@@ -58,7 +62,20 @@ async def contract(patient: Patient) -> Check:
             "CONTRACT_ADDRESS: deployed elsewhere? Check RPC_URL",
         )
     patient.has_code = True
-    return Check("contract", "ok", f"{address}, {len(code)} bytes of code")
+    value = f"{address}, {len(code)} bytes of code"
+    start = patient.settings.start_block
+    if start and await _was_there(LangDAO(rpc, address), start - 1):
+        value += f"; it was there before START_BLOCK {start} already: what it did until then isn't indexed"
+        return Check("contract", "warning", value, "Set START_BLOCK to the block of its deployment, on a new database")
+    return Check("contract", "ok", value)
+
+
+async def _was_there(dao: LangDAO, block: int) -> bool:
+    """As far as the node keeps old state."""
+    try:
+        return bool(await dao.code(block))
+    except RpcError:
+        return False
 
 
 async def clock(patient: Patient) -> Check:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bot.errors import Misconfigured
 from bot.ops.doctor.patient import Check, Patient
 from bot.settings import Settings
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
 
 NEAR = 0.84  # how alike two names have to be for one to be a slip of the other
 # Names that other programs of the stack read, and that a shared .env may hold.
@@ -34,16 +40,25 @@ async def settings(patient: Patient) -> Check:
 
 
 async def names(patient: Patient) -> Check:
-    """Names in .env that are no settings, and names in the environment that are nearly one."""
+    """Names in .env that are no settings, lines of it that say nothing, and names in the environment that are nearly
+    one."""
+    written, said = names_in(Path(".env")), unread()
+    if not said:
+        return Check("names", "ok", f"{len(written)} in .env, all known" if written else "no .env here")
+    return Check("names", "warning", f"not read: {', '.join(said)}", "Mend or remove them: docs/configure.md")
+
+
+def unread() -> list[str]:
+    """What somebody set and nobody reads, with what was meant; never a value."""
     known = {name.upper() for name in Settings.model_fields}
-    written = _names_in(Path(".env"))
+    written = names_in(Path(".env"))
     odd = [name for name in written if name.upper() not in known and name.upper() not in OTHERS]
     told = known | OTHERS | {name.upper() for name in odd}
     odd += [name for name in os.environ if name.upper() not in told and _near(name, known)]
-    if not odd:
-        return Check("names", "ok", f"{len(written)} in .env, all known" if written else "no .env here")
     said = [f"{name} (did you mean {near}?)" if (near := _near(name, known)) else name for name in odd]
-    return Check("names", "warning", f"not read: {', '.join(said)}", "Mend or remove them: docs/configure.md")
+    said += [f"{name} but for its last line" for name, times in Counter(written).items() if times > 1]
+    said += [f"line {number} of .env, which isn't NAME=value" for number in _broken_lines(Path(".env"))]
+    return said
 
 
 def _near(name: str, known: set[str]) -> str | None:
@@ -51,8 +66,17 @@ def _near(name: str, known: set[str]) -> str | None:
     return found[0] if found else None
 
 
-def _names_in(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    lines = (line.strip().removeprefix("export ") for line in path.read_text(errors="replace").splitlines())
-    return [line.partition("=")[0].strip() for line in lines if "=" in line and not line.startswith("#")]
+def names_in(path: Path) -> list[str]:
+    """The names that a .env sets, as often as it does."""
+    return [line.key for line in _parsed(path) if line.key and not line.error]
+
+
+def _broken_lines(path: Path) -> list[int]:
+    return [line.original.line for line in _parsed(path) if line.error]
+
+
+def _parsed(path: Path) -> list[Binding]:
+    """By the parser that reads it for the settings."""
+    from dotenv.parser import parse_stream
+
+    return list(parse_stream(io.StringIO(path.read_text(errors="replace")))) if path.is_file() else []
