@@ -24,6 +24,12 @@ Crash windows, by number, here and in the tests:
   W6 replaced or retracted          → W2 to W5 again, at the same nonce: of all that is stored there one is mined
   W7 confirmed or lost, not final   → read again and watched until its block is final
 
+What W2 costs: a nonce used for nothing (30,000 gas at most) where a session that was signed for ahead is over by the
+next start, though no byte had left. No mark would prove that. Written after the bytes left, it is missing as well where
+they did; written before, it has to be as durable as the row, a second commit in the way of every settlement; and one
+that isn't (a file, a commit that waits for no disk) is lost with the power, and a restored backup lacks it: then what
+may be in a pool would be forgotten, and in direct mode end the next lesson. That no endpoint knows it proves nothing.
+
 Where: `sender` the task, `requests` what is asked for, `look` what a signature rests on, `outbox` signing, storing and
 saying, `carrier` how sessions become a transaction, `flight` what became of it, `unmined` what is done about it until
 then, `former` what another key left, `funds` what may be spent, `nonces` and `proof` pure, `terms` what it is given.

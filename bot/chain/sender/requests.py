@@ -104,7 +104,7 @@ class Requests:
             await self._drop(early, "signed ahead; the chain gave no answer")
             raise
         passed, done, later = await self._sorted_out(keys, look)
-        if early and _allows(look, passed, early):
+        if early and self._allows(look, passed, early, standing):
             await self._outbox.say(early, new=True)
             signed = passed
         else:
@@ -134,6 +134,12 @@ class Requests:
         except TryAgain as error:  # it is signed for again when the chain has answered
             log.info("settle.not-signed-early", reason=str(error)[:200])
             return []
+
+    def _allows(self, look: Look, passed: Sequence[Item], early: Sequence[Tx], standing: Standing) -> bool:
+        """Does the answer ask for what was signed early, at the nonces that would be taken now?"""
+        same = list(passed) == [item for tx in early for item in tx.items]
+        others = [tx for tx in self._outbox.live if tx not in early]
+        return same and early[0].nonce == next_nonce(standing.nonce, look.pending, others)
 
     async def _drop(self, early: Sequence[Tx], why: str) -> None:
         if early:
@@ -225,9 +231,3 @@ class Requests:
                 self._failing.discard(key)
                 log.info("settle.cured", session=key.session_id)
                 await self._hooks.cured(key)
-
-
-def _allows(look: Look, passed: Sequence[Item], early: Sequence[Tx]) -> bool:
-    """Does the answer ask for what was signed early, at nonces that nobody else is known to use?"""
-    same = list(passed) == [item for tx in early for item in tx.items]
-    return same and max(look.pending) <= min(tx.nonce for tx in early)

@@ -115,6 +115,27 @@ async def test_settle__somebody_else_took_the_nonce__dropped_and_signed_above_it
     assert bench.ended() == [key.session_id]
 
 
+async def test_settle__fewer_are_pending_than_the_head_was_told__dropped_and_no_nonce_is_skipped(bench: Bench) -> None:
+    """A foreign one was dropped, or the endpoint that counted it had lied and another answers now."""
+    key = bench.lesson()
+    bench.mining(False)
+    foreign(bench)
+    theirs = bench.nonce()
+
+    def gone() -> None:
+        for tx in bench.world.node.rpc("eth_getBlockByNumber", "pending", True)["transactions"]:
+            bench.world.node.rpc("anvil_dropTransaction", tx["hash"])
+
+    async with asked_for(bench, key, gone) as held:
+        await bench.until(lambda: [row for row in bench.txs() if row.state == "sent"])
+        [row] = bench.txs()
+        assert (held.early[0].nonce, row.nonce) == (theirs + 1, theirs)
+        assert held.said == [row.raw], AHEAD
+        assert steps(bench, held) == ["stored", "dropped"]
+        assert await bench.outcome() == "settled"
+    assert bench.ended() == [key.session_id]
+
+
 async def test_settle__student_is_paying_by_the_answer__dropped_and_waited_for(bench: Bench) -> None:
     key = bench.lesson()
     bench.mining(False)
