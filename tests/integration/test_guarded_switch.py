@@ -152,6 +152,31 @@ async def test_to_guarded__the_days_budget_is_under_way_by_the_former_key__anoth
 
 
 @pytest.mark.provokes("alert.former-key")
+@pytest.mark.provokes("alert.gas-budget")
+async def test_to_guarded__the_budget_is_under_way_at_the_very_first_head__nothing_is_replaced(guard: Bench) -> None:
+    """So long it counts for the day's budget too, at the most that it can cost: from the start on, before it was looked
+    at."""
+    bench = guard
+    other = bench.lesson(1, 1)
+    await direct_in_flight(bench)
+    await to_guarded(bench)
+    bench.settle(other)
+    await bench.until(lambda: len(bench.txs()) == 2 and bench.txs()[1].state == "sent")
+    await bench.kill()
+    former, ours = bench.txs()
+    for _ in range(4):  # older than REPLACE_AFTER_BLOCKS
+        bench.mine_dear(HIGH_FEE)
+    bench.world.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    for row in (former, ours):
+        bench.world.node.rpc("eth_sendRawTransaction", row.raw)
+    bench.config = {"daily_budget_wei": sum(row.gas * int(row.max_fee) for row in (former, ours)) + 1}
+    bench.boot()
+    bench.look()
+    await bench.until(lambda: bench.hooks.alerts)
+    assert bench.hooks.alerts == ["alert.gas-budget"]
+    assert len(bench.txs()) == 2
+
+
 async def test_to_guarded__direct_one_is_stuck__alert_names_the_way_out(guard: Bench) -> None:
     """After REPLACE_AFTER_BLOCKS, `alert.former-key` says so."""
     bench = guard

@@ -5,7 +5,7 @@ Promises
  - While any endpoint knows an unmined one, its sessions are signed for by no other key: it may end them any moment, and
    one of direct mode would end the tutor's next lesson once they are over. An endpoint that doesn't answer counts by
    what it said last; one that has said nothing yet is waited for, REPLACE_AFTER_BLOCKS long. So long
-   it counts for the day's budget too, at the most that it can cost.
+   it counts for the day's budget too, at the most that it can cost: from the start on, before it was looked at.
  - Nothing of it is said to a node again, and nothing is signed in its place: only its own key could take it back.
    After REPLACE_AFTER_BLOCKS, `alert.former-key` says so.
 Doesn't promise that one that no node knows is gone for good: whoever kept its bytes can send them again.
@@ -74,6 +74,7 @@ class Former:
             log.info("sender.former-key", sender=sender, transactions=len(mine))
             one = _FormerKey(self._rpc, self._writer, self._langdao, sender, *self._given)
             one.outbox.live = mine
+            one.left.wei = sum(group.most for group in one.outbox.groups if group.unmined)
             self._keys.append(one)
 
     async def watch(self, standing: Standing, requested: dict[SessionKey, int]) -> None:
@@ -81,7 +82,6 @@ class Former:
         for one in self._keys:
             here = ("eth_getTransactionCount", (one.outbox.address, pinned(standing.at.hash)))
             [used] = await self._rpc.batch_of([here])
-            one.left.held, one.left.wei = set(), 0
             theirs = Standing(standing.at, count(used), 0, standing.market, "its key isn't here")
             await one.flight.watch(theirs, requested)
             # Used, but not beyond a small reorg.
@@ -122,6 +122,7 @@ class _Left:
     async def see_through(self, groups: Sequence[Group], standing: Standing) -> None:
         await undo(self._outbox, groups)
         await self._ask([tx.hash for group in groups for tx in group.txs])
+        self.held, self.wei = set(), 0  # and not before: until it is known anew, what was known counts
         for group in groups:
             since = self._since.setdefault(group.nonce, standing.at.number)
             aged = standing.at.number - since >= self._config.replace_after_blocks
