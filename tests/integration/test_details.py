@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from bot.domain.facts import SessionKey
 from bot.store.tables import TxRow
 from tests.support.anvil import DEPOSIT, RATE, World, langdao
 from tests.support.index import Index, index
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -116,6 +118,27 @@ async def test_fill__start_before_the_index__learns_the_student_too(world: World
         (row,) = one.rows("settlements")
         assert (row["student"], row["ended_by"], row["rate"]) == (world.students[1], "owner", str(RATE))
         assert reader.settled == [SessionKey(1, world.students[1], world.tutors[2])]
+
+
+async def test_fill__many_sessions__few_requests_pinned_to_where_the_index_is(world: World, tmp_path: Path) -> None:
+    """Quotes: "in large batches pinned to a block that the index has reached"."""
+    for who in range(3):
+        world.start(student=who, tutor=who)
+    for who in range(2):
+        world.end(tutor=who)
+    heard: list[Any] = []
+    async with Proxy(world.node.url) as proxy, index(world, tmp_path / "a.db", rpc_url=proxy.url) as one:
+        await one.follower.catch_up()
+        world.node.mine(3)  # the node is further
+        reader = Reader(one, world)
+        proxy.before = heard.append
+        await reader.details.fill()
+        sessions, senders = heard
+        assert one.follower.head is not None
+        assert (sessions["method"], sessions["params"][1]["blockHash"]) == ("eth_call", one.follower.head.hash)
+        assert [call["method"] for call in senders] == ["eth_getTransactionByHash"] * 2
+        assert [row["rate"] for row in one.rows("sessions")] == [str(RATE)] * 3
+        assert len(reader.settled) == 2
 
 
 async def test_fill__again__tells_nothing_twice(world: World, tmp_path: Path) -> None:

@@ -29,12 +29,15 @@ class Double:
         self.replies = list(replies)
         self.heard: list[Any] = []
         self.times: list[float] = []
+        self.callers: list[Any] = []  # address and port of each one's connection
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.heard.append(body)
         self.times.append(time.monotonic())
+        assert request.transport is not None
+        self.callers.append(request.transport.get_extra_info("peername"))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if callable(reply):
             reply = reply(body)
@@ -278,6 +281,16 @@ async def test_on_each__one_accepts_one_refuses_one_is_down__tells_of_each() -> 
         assert isinstance(two, RpcError)
         assert isinstance(three, Unreachable)
         assert "secret" not in place
+
+
+async def test_connection__several_exchanges__are_by_the_same_one() -> None:
+    """Quotes: "a connection is kept open between exchanges"."""
+    double = Double(good())
+    async with asking(double) as rpc:
+        for _ in range(4):
+            await rpc.call("eth_chainId")
+    assert len(double.callers) == 4
+    assert len(set(double.callers)) == 1
 
 
 async def test_connection__kept_and_closed_by_the_node__is_opened_again() -> None:
