@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -31,12 +31,18 @@ from bot.errors import KeeperError
 
 T = TypeVar("T")
 Call = tuple[str, Sequence[Any]]
+Decoding = Callable[[Callable[[bytes], Any], bytes], Awaitable[Any]]  # runs a decoder on an answer
 
 _TURNS = 2  # of the loop: the call's own task, and the HTTP client's that writes its body
 BATCH_MAX = 1_000  # calls in one request; geth's own limit, larger batches are split
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
+
+
+async def at_once(decode: Callable[[bytes], T], content: bytes) -> T:
+    """Decodes here and now."""
+    return decode(content)
 
 
 class Rpc:
@@ -49,7 +55,9 @@ class Rpc:
         self._session: aiohttp.ClientSession | None = None
         self.requests = 0
         self.log_requests = 0  # those that asked for logs, a batch counting once
-        self.observe: Callable[[str, str, float, bool], None] = lambda *_: None  # endpoint, method, seconds, answered
+        self.observe: Callable[[str, str, float, bool], None] = lambda *_: (
+            None
+        )  # endpoint, method, seconds until decoded, answered
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -94,14 +102,14 @@ class Rpc:
         """The result of one call, as plain JSON."""
         return await self.call_as(Any, method, params)
 
-    async def call_as(self, kind: Any, method: str, params: Sequence[Any] = ()) -> Any:
-        """The result of one call, decoded as `kind`, e.g. `RawHeader | None`."""
+    async def call_as(self, kind: Any, method: str, params: Sequence[Any] = (), *, decoding: Decoding = at_once) -> Any:
+        """The result of one call, decoded as `kind`, e.g. `RawHeader | None`, when and where `decoding` does that."""
         number = next(self._ids)
         body = _encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
         decode = _decoder(kind)
 
-        def parse(content: bytes) -> Any:
-            reply = decode(content)
+        async def parse(content: bytes) -> Any:
+            reply = await decoding(decode, content)
             if reply.id != number and not (reply.id is None and reply.error):
                 raise EndpointFailed("an answer to another question")
             return _result(reply)
@@ -140,7 +148,7 @@ class Rpc:
         )
         decode = _batch_decoder(kind)
 
-        def parse(content: bytes) -> list[Any]:
+        async def parse(content: bytes) -> list[Any]:
             replies = decode(content)
             if not isinstance(replies, list):
                 _result(replies)  # an error about the batch as a whole
@@ -178,10 +186,12 @@ class Rpc:
         calls = [("eth_getBlockByNumber", (hex(number), False)) for number in numbers]
         return _all(await self.batch_as(RawHeader | None, calls))
 
-    async def get_logs(self, from_block: int, to_block: int, address: str) -> list[RawLog]:
+    async def get_logs(
+        self, from_block: int, to_block: int, address: str, *, decoding: Decoding = at_once
+    ) -> list[RawLog]:
         """The logs of `address` in these blocks, both included, on the chain that the node holds canonical."""
         where = {"fromBlock": hex(from_block), "toBlock": hex(to_block), "address": address}
-        return await self.call_as(list[RawLog], "eth_getLogs", (where,))
+        return await self.call_as(list[RawLog], "eth_getLogs", (where,), decoding=decoding)
 
     async def get_logs_of(self, block_hashes: Sequence[str], address: str) -> list[list[RawLog]]:
         """The logs of `address` in each of these blocks, in one request; exact, whatever the chain does meanwhile."""
@@ -191,14 +201,15 @@ class Rpc:
     async def on_each(self, method: str, params: Sequence[Any] = ()) -> list[tuple[str, Any]]:
         """Says the same to every endpoint at once, the resting ones too: (scheme and host, result or exception)."""
 
+        async def parse(content: bytes) -> Any:
+            return _result(_decoder(Any)(content))
+
         async def one(place: Endpoint) -> tuple[str, Any]:
             number = next(self._ids)
             body = _encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
             self.calls[method] += 1
             try:
-                return place.name, await self._exchange(
-                    place, method, body, (number,), lambda content: _result(_decoder(Any)(content))
-                )
+                return place.name, await self._exchange(place, method, body, (number,), parse)
             except RpcError as error:
                 self.errors[method] += 1
                 return place.name, error
@@ -261,7 +272,12 @@ class Rpc:
             await self._session.close()
 
     async def _ask(
-        self, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T], only: Endpoint | None = None
+        self,
+        method: str,
+        body: bytes,
+        ids: Sequence[int],
+        parse: Callable[[bytes], Awaitable[T]],
+        only: Endpoint | None = None,
     ) -> T:
         """Asks the endpoints in order of preference until one answers, those that stray last."""
         ready = [one for one in self._endpoints if one.rest_s() == 0] if only is None else [only]
@@ -281,7 +297,7 @@ class Rpc:
         return place
 
     async def _exchange(
-        self, place: Endpoint, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]
+        self, place: Endpoint, method: str, body: bytes, ids: Sequence[int], parse: Callable[[bytes], Awaitable[T]]
     ) -> T:
         began_s, answered = time.perf_counter(), False
         try:
@@ -291,12 +307,14 @@ class Rpc:
         finally:
             self.observe(place.name, method, time.perf_counter() - began_s, answered)
 
-    async def _exchanged(self, place: Endpoint, body: bytes, ids: Sequence[int], parse: Callable[[bytes], T]) -> T:
+    async def _exchanged(
+        self, place: Endpoint, body: bytes, ids: Sequence[int], parse: Callable[[bytes], Awaitable[T]]
+    ) -> T:
         self.requests += 1
         self.log_requests += b'"eth_getLogs"' in body
         try:
             try:
-                answer = parse(await place.exchange(self._http(), body, ids))
+                answer = await parse(await place.exchange(self._http(), body, ids))
             except msgspec.MsgspecError:
                 raise EndpointFailed("not a JSON-RPC answer") from None
             except RpcError as error:

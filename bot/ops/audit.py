@@ -123,7 +123,7 @@ def _document(number: int, block_hash: str, checks: list[Check]) -> dict[str, An
 async def _logs(rpc: Rpc, session: Session, identity: Identity, last: int, sums: _Sums, tell: Tell) -> Check:
     """Every log of the contract, by its content."""
     check, first = Check("logs"), identity.deploy_block
-    pages = Backfill(rpc, identity.contract, None).pages(first, last)
+    pages = Backfill(rpc, identity.contract).pages(first, last)
     try:
         async for page in pages:
             theirs = {row[:2]: row for row in page.rows.logs}

@@ -175,7 +175,8 @@ class Writer:
         costs no request, before everything."""
         self._database = database
         self._ensure = ensure
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        # In which it writes. Many rows are best made here too: what a processor has just made is near it.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._durable: deque[_Call] = deque()
         self._usual: deque[_Call] = deque()
         self._closing = threading.Event()
@@ -191,7 +192,7 @@ class Writer:
     async def _call(self, call: _Call) -> Any:
         (self._durable if call.durable else self._usual).append(call)
         try:
-            self._thread.submit(self._next)
+            self.thread.submit(self._next)
         except RuntimeError:  # closed
             call.done.cancel()
             raise
@@ -246,7 +247,7 @@ class Writer:
     def close(self) -> None:
         """Waits for the transaction under way, and no longer for trouble to pass."""
         self._closing.set()
-        self._thread.shutdown(wait=True)
+        self.thread.shutdown(wait=True)
 
 
 class _Call(NamedTuple):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from bot.chain import endpoint, pages
+from bot.chain import rows as chainrows
 from bot.chain.errors import TooHeavy
 from bot.chain.follower import follower as module
 from bot.chain.follower.backfill import PAGES_AHEAD, Backfill
@@ -21,6 +24,7 @@ from bot.chain.follower.pushes import KEPT, Pushes
 from bot.chain.rpc import Rpc
 from bot.chain.wire import RawHeader
 from bot.domain.identity import Identity
+from bot.store.chain_rows import Rows
 from tests.support.index import Index, assert_equals_a_fresh_index, index
 from tests.support.node_double import CONTRACT, STUDENTS, TUTORS, NodeDouble
 from tests.support.proxy import Proxy, each_call
@@ -60,13 +64,38 @@ async def test_pages__while_one_is_worked_on__the_next_ones_are_under_way_and_no
         proxy.before = lambda body: asked.append(int(body["params"][0]["fromBlock"], 16)) if is_page(body) else None
         given: list[tuple[int, int]] = []
         worked_on = 0
-        async for page in Backfill(rpc, CONTRACT, None).pages(1, 60):
+        async for page in Backfill(rpc, CONTRACT).pages(1, 60):
             given += [(row.block_number, row.log_index) for row in page.rows.logs]
             worked_on += 1
             await asyncio.sleep(0.1)  # long enough for any request that is going to be made
             assert len(asked) == min(12, worked_on + PAGES_AHEAD)
         expected = double.eth_getLogs({"fromBlock": "0x1", "toBlock": hex(60)})
         assert given == [(int(one["blockNumber"], 16), int(one["logIndex"], 16)) for one in expected]
+
+
+async def test_pages__a_thread_writes_them__each_is_made_there_when_it_is_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Quotes: "An answer stays the node's bytes until its page is the next to be written; then the thread that writes
+    it decodes it."."""
+    monkeypatch.setattr(pages, "FIRST_BLOCKS", 5)
+    monkeypatch.setattr(pages, "MOST_BLOCKS", 5)
+    threads: list[str] = []
+    make = chainrows.rows_of
+
+    def rows_of(*given: Any) -> Rows:
+        threads.append(threading.current_thread().name)
+        return make(*given)
+
+    monkeypatch.setattr(chainrows, "rows_of", rows_of)
+    async with node(40) as (_, _, rpc):
+        with ThreadPoolExecutor(1, thread_name_prefix="writes") as thread:
+            given = 0
+            async for _ in Backfill(rpc, CONTRACT, thread=thread).pages(1, 60):
+                given += 1
+                await asyncio.sleep(0.05)  # for those that may be made already
+                assert len(threads) <= given + 1
+        assert threads == ["writes_0"] * 12
 
 
 async def test_pages__one_is_too_slow__is_asked_for_again_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +111,7 @@ async def test_pages__one_is_too_slow__is_asked_for_again_in_halves(monkeypatch:
                 await asyncio.sleep(1.0 if size(body) > 10 else 0)
 
         proxy.before = slow
-        found = [row async for page in Backfill(rpc, CONTRACT, None).pages(1, 60) for row in page.rows.logs]
+        found = [row async for page in Backfill(rpc, CONTRACT).pages(1, 60) for row in page.rows.logs]
         assert len(found) == len(double.eth_getLogs({"fromBlock": "0x1", "toBlock": hex(60)}))
         assert asked[0] == 32
         assert 16 in asked
@@ -96,7 +125,7 @@ async def test_pages__one_is_too_large__is_asked_for_again_in_halves(monkeypatch
     async with node(40) as (double, _, rpc):
         with pytest.raises(TooHeavy, match="an answer of more than"):
             await rpc.get_logs(1, 60, CONTRACT)
-        found = [row async for page in Backfill(rpc, CONTRACT, None).pages(1, 60) for row in page.rows.logs]
+        found = [row async for page in Backfill(rpc, CONTRACT).pages(1, 60) for row in page.rows.logs]
         assert len(found) == len(double.eth_getLogs({"fromBlock": "0x1", "toBlock": hex(60)}))
 
 

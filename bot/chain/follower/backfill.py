@@ -3,6 +3,8 @@
 Promises: `pages` gives every log of the contract from `first` to `last`, in chain order, in pages as large as the node
 takes; while one is worked on, the next ones are under way, and no more than `PAGES_AHEAD` of them are in memory. A page
 that is refused, too slow or too large is asked for again in halves.
+An answer stays the node's bytes until its page is the next to be written; then the thread that writes it decodes it.
+Rows that one processor makes and another one stores cost more than the two save by working at the same time.
 Doesn't promise anything about blocks that can still move: that is what `branch` is for.
 """
 
@@ -12,8 +14,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -30,6 +33,8 @@ PAGES_AHEAD = 2  # asked for while one is written
 PROGRESS_EVERY_S = 2.0
 WORTH_A_LINE = 256  # blocks; a shorter backfill says nothing at its end
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 
@@ -39,11 +44,33 @@ class Page(NamedTuple):
     end: RawHeader
 
 
-class Backfill:
-    """One contract's pages. `on_progress` is called after each one has been worked on."""
+_Fetch = Callable[[int, int, asyncio.Event], Coroutine[None, None, Page]]
 
-    def __init__(self, rpc: Rpc, contract: Address, on_progress: Callable[[Progress], None] | None) -> None:
+
+class _Asked:
+    """A page that was asked for, up to block `until`. `due` is set when it is the next to be written."""
+
+    def __init__(self, fetch: _Fetch, first: int, until: int) -> None:
+        self.until = until
+        self.due = asyncio.Event()
+        self.page = asyncio.create_task(fetch(first, until, self.due))
+
+
+class Backfill:
+    """One contract's pages. `on_progress` is called after each one has been worked on.
+
+    `thread`: the one that writes them, if any does.
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        contract: Address,
+        on_progress: Callable[[Progress], None] | None = None,
+        thread: Executor | None = None,
+    ) -> None:
         self._rpc = rpc
+        self._thread = thread
         self._contract = contract
         self._contract_lower = contract.lower()
         self._on_progress = on_progress
@@ -53,33 +80,34 @@ class Backfill:
     async def pages(self, first: int, last: int) -> AsyncGenerator[Page, None]:
         """Until the next page is asked for, the one given counts as being written."""
         meter = _Meter(first, last)
-        ahead: deque[tuple[asyncio.Task[Page], int]] = deque()
+        ahead: deque[_Asked] = deque()
         asked = first
 
         def ask() -> None:
             nonlocal asked
             while len(ahead) < PAGES_AHEAD and asked <= last:
                 until = min(last, asked + self._pages.blocks - 1)
-                ahead.append((asyncio.create_task(self._fetch(asked, until)), until))
+                ahead.append(_Asked(self._fetch, asked, until))
                 asked = until + 1
+            if ahead:
+                ahead[0].due.set()
 
         try:
             ask()
             while ahead:
-                fetching, until = ahead[0]
                 with meter.waiting_for("node"):
-                    page = await fetching
-                ahead.popleft()
+                    page = await ahead[0].page
+                until = ahead.popleft().until
                 if page.last < until:  # the node took less: what is left of it comes first
-                    ahead.appendleft((asyncio.create_task(self._fetch(page.last + 1, until)), until))
+                    ahead.appendleft(_Asked(self._fetch, page.last + 1, until))
                 ask()
                 with meter.waiting_for("disk"):
                     yield page
                 self._say(meter.passed(page.last, len(page.rows.logs)))
         finally:
-            for fetching, _ in ahead:
-                fetching.cancel()
-            await asyncio.gather(*(fetching for fetching, _ in ahead), return_exceptions=True)
+            for one in ahead:
+                one.page.cancel()
+            await asyncio.gather(*(one.page for one in ahead), return_exceptions=True)
 
     def _say(self, progress: Progress) -> None:
         if self._on_progress is not None:
@@ -90,12 +118,18 @@ class Backfill:
             self._said_s = now_s
             log.info("backfill.progress", **progress._asdict(), page_blocks=self._pages.blocks)
 
-    async def _fetch(self, first: int, last: int) -> Page:
+    async def _fetch(self, first: int, last: int, due: asyncio.Event) -> Page:
         """One page from `first`, of as many blocks as the node takes."""
+
+        async def when_due(decode: Callable[[bytes], T], content: bytes) -> T:
+            await due.wait()
+            return await self._in_thread(decode, content)
+
         while True:
             until = min(last, first + self._pages.blocks - 1)
             try:
-                logs, end = await asyncio.gather(self._rpc.get_logs(first, until, self._contract), self._end(until))
+                asked = self._rpc.get_logs(first, until, self._contract, decoding=when_due)
+                logs, end = await asyncio.gather(asked, self._end(until))
             except (RpcError, TooHeavy) as error:
                 if isinstance(error, RpcError) and not too_many(error):
                     raise
@@ -103,11 +137,19 @@ class Backfill:
                     raise
                 log.info("backfill.smaller_pages", page_blocks=self._pages.blocks, reason=str(error)[:120])
                 continue
-            chainrows.check(logs, self._contract_lower, first, until)
             self._pages.answered(until - first + 1, len(logs))
-            # The deployment block's header is held too: a chain that was begun anew shows there.
-            rows = chainrows.rows_of(logs, [chainrows.block_row(end)], await self._times(logs))
-            return Page(until, rows, end)
+            times = await self._times(logs)
+            return await self._in_thread(self._page, logs, first, until, end, times)
+
+    def _page(self, logs: Sequence[RawLog], first: int, last: int, end: RawHeader, times: dict[int, int]) -> Page:
+        chainrows.check(logs, self._contract_lower, first, last)
+        # The deployment block's header is held too: a chain that was begun anew shows there.
+        return Page(last, chainrows.rows_of(logs, [chainrows.block_row(end)], times), end)
+
+    async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
+        if self._thread is None:
+            return work(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
 
     async def _end(self, number: int) -> RawHeader:
         header = await self._rpc.header(number)

@@ -77,7 +77,7 @@ class Follower:
         self._on_alert = on_alert
         self._on_violation = on_violation
         self._indexes_delayed = False
-        self._backfill = Backfill(rpc, identity.contract, on_progress)
+        self._backfill = Backfill(rpc, identity.contract, on_progress, writer.thread)
         self._branch = Branch(rpc, identity)
         self._finality = FinalityWatch(rpc)
         self._pushes = Pushes(rpc)
