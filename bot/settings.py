@@ -302,6 +302,16 @@ class Settings(BaseSettings):
     _ws_url = field_validator("signalling_url")(values.ws_url)
     _public = field_validator("public_url", "explorer_url")(values.base_url)
     _object = field_validator("socket_auth", "socket_headers")(values.json_object)
+    _files = field_validator(
+        "keystore_file",
+        "keystore_password_file",
+        "contacts_file",
+        "gateway_secret_file",
+        "gateway_state_file",
+        "webhook_secret_file",
+        "backup_folder",
+    )(values.file)
+    _database = field_validator("database_url")(values.database)
     _events = field_validator("socket_events", mode="before")(values.names_in_json)
     _hosts = field_validator("http_hosts")(values.host_names)
     _networks = field_validator("trusted_proxies")(values.networks)
@@ -430,9 +440,14 @@ def _ms(seconds: float) -> int:
 
 
 def state_dir() -> Path:
-    """`$XDG_STATE_HOME/langdao-keeper`, or `~/.local/state/langdao-keeper`."""
+    """`$XDG_STATE_HOME/langdao-keeper`, or `~/.local/state/langdao-keeper`. Raises Misconfigured without either."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "langdao-keeper"
+    try:
+        return Path(base).expanduser() / "langdao-keeper"
+    except RuntimeError:
+        raise Misconfigured(
+            "XDG_STATE_HOME is not set, and this user has no home for the keeper's files. Set it to a folder of its own"
+        ) from None
 
 
 def database_url(settings: Settings, chain_id: int) -> str:

@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import json
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -48,6 +49,21 @@ def url(value: SecretStr | None) -> SecretStr | None:
         pieces = urlsplit(part.strip())
         if not pieces.scheme or not (pieces.netloc or pieces.scheme.startswith(("sqlite", "unix"))):
             raise ValueError("is not a URL (scheme://host...)")
+    return value
+
+
+def file(value: Path | None) -> Path | None:
+    """A path, `~` at its beginning being this user's home, as in a shell."""
+    try:
+        return None if value is None else value.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, and there is no such home. Give the whole path") from None
+
+
+def database(value: SecretStr | None) -> SecretStr | None:
+    """Not in a folder of the name `~`, which nobody means."""
+    if value is not None and re.match(r"sqlite[^:]*:/+~", value.get_secret_value()):
+        raise ValueError("has a ~, which stands for no home here. Give the whole path: sqlite:////home/…")
     return value
 
 

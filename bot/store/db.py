@@ -78,7 +78,9 @@ class Database:
     def _check_file(path: Path, must_exist: bool) -> None:
         if must_exist:
             if not path.exists():
-                raise Misconfigured(f"No database at {path} yet: start `langdao-keeper run` first, or set DATABASE_URL")
+                raise Misconfigured(
+                    f"No database at {path.absolute()} yet: start `langdao-keeper run` first, or set DATABASE_URL"
+                )
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

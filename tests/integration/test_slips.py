@@ -15,6 +15,7 @@ import pytest
 
 from bot import cli
 from bot.errors import Misconfigured
+from bot.settings import state_dir
 from bot.web.serving import listening
 from tests.integration.test_cli_daemon import running, until
 from tests.integration.test_cli_daemon import settings as of_daemon
@@ -122,6 +123,34 @@ def test_run__names_that_nobody_reads__says_so_at_its_start(shared: World, tmp_p
 @pytest.mark.parametrize("value", ["{a:1}", "[1]", "off"])
 def test_socket_events__no_json_object__is_one_line(tmp_path: Path, value: str) -> None:
     assert "SOCKET_EVENTS is not a JSON object" in refused(tmp_path, "status", SOCKET_EVENTS=value)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///~/keeper.db", "sqlite:////~/keeper.db"])
+def test_database_url__with_a_tilde__is_refused_and_no_such_folder_made(tmp_path: Path, url: str) -> None:
+    given = {"RPC_URL": "http://127.0.0.1:9", "DATABASE_URL": url}
+    assert "DATABASE_URL has a ~, which stands for no home here" in refused(tmp_path, "status", **given)
+    assert not (tmp_path / "~").exists()
+
+
+def test_files__with_a_tilde__are_in_the_home(tmp_path: Path) -> None:
+    (tmp_path / "keeper.secret").write_text("a-secret-of-the-keeper")
+    (tmp_path / "keeper.secret").chmod(0o600)
+    said = inside(tmp_path, "webhook", "--json", WEBHOOK_SECRET_FILE="~/keeper.secret").json()
+    assert said["secret_file"] == str(tmp_path / "keeper.secret")
+    assert "KEYSTORE_FILE begins with ~, and there is no such home" in refused(
+        tmp_path, "status", KEYSTORE_FILE="~nobody-of-this-name/key"
+    )
+
+
+def test_state__user_without_a_home__names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_entry(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)  # as for a container's user that is in no passwd
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(Misconfigured, match="XDG_STATE_HOME is not set, and this user has no home"):
+        state_dir()
 
 
 # Alerts --------------------------------------------------------------------------------------------------------------
