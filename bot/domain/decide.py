@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 from bot.domain import breaker
 from bot.domain.policy import Hints, Policy
-from bot.domain.rules import RULES, Due, World, corroborated_ms, heartbeats_silent
+from bot.domain.rules import RULES, Due, Feed, World, alive_ms, corroborated_ms, heartbeats_silent
 from bot.domain.session import Session, Word
 
 Input = int | str | bool | None
+NEVER_MS = 2**63
 
 
 class Action(StrEnum):
@@ -61,18 +62,19 @@ def decide(session: Session, policy: Policy, world: World, now_ms: int) -> Decis
     nudge = _first_nudge(session, policy, dues, now_ms)
     if nudge is not None:
         due, mark = nudge
-        return _decision(Action.NUDGE, due, session, _next_look(session, dues, now_ms), mark=mark, ending=ending)
+        look = _next_look(session, dues, now_ms)
+        return _decision(Action.NUDGE, due, session, world, look, mark=mark, ending=ending)
+    look = _next_look(session, dues, now_ms)
     for due in dues:
         mark = f"alert:{due.rule}@{due.since_ms}"
         if due.alert_ms is not None and now_ms >= due.alert_ms and mark not in session.nudged:
-            return _decision(Action.ALERT, due, session, _next_look(session, dues, now_ms), mark=mark, ending=ending)
-    look = _next_look(session, dues, now_ms)
+            return _decision(Action.ALERT, due, session, world, look, mark=mark, ending=ending)
     begun = [due for due in dues if due.since_ms <= now_ms]
     telling = min(begun, key=_end_of, default=None)
     if telling is None:
         due_ms = ending.end_ms if ending is not None else None
-        return Decision(Action.WAIT, "running", look, due_ms=due_ms, inputs=_inputs(session))
-    return _decision(Action.WAIT, telling, session, look, ending=ending)
+        return Decision(Action.WAIT, "running", look, due_ms=due_ms, inputs=_inputs(session, world))
+    return _decision(Action.WAIT, telling, session, world, look, ending=ending)
 
 
 def call_ended_ms(session: Session, policy: Policy, world: World, by_ms: int) -> int | None:
@@ -101,17 +103,20 @@ def _weighed(due: Due, session: Session, policy: Policy, world: World) -> Due:
 
 
 def _with_waits(due: Due, session: Session, policy: Policy, world: World) -> Due:
+    """What puts an end off beyond what its rule says, and which of them does."""
     if due.end_ms is None:
         return due
-    end = due.end_ms
-    if due.hint and world.direct:
-        end = max(end, due.since_ms + policy.backend_head_start_ms)
-    if session.paying is not None:
-        end = max(end, session.paying.at_ms + policy.pay_wait_ms)
+    end, later = due.end_ms, None
+    if due.hint and world.direct and due.since_ms + policy.backend_head_start_ms > end:
+        end, later = due.since_ms + policy.backend_head_start_ms, "backend"
+    if session.paying is not None and session.paying.at_ms + policy.pay_wait_ms > end:
+        end, later = session.paying.at_ms + policy.pay_wait_ms, "paying"
     if due.rule != "told" and world.others_due_ms:
         # The first end of a student's sessions lets them withdraw what another tutor is owed: rather both at once.
-        end = max([end, *(other for other in world.others_due_ms if other <= end + policy.nudge_window_ms)])
-    return due if end == due.end_ms else due._replace(end_ms=end)
+        both = max((other for other in world.others_due_ms if other <= end + policy.nudge_window_ms), default=end)
+        if both > end:
+            end, later = both, "other-session"
+    return due if later is None else due._replace(end_ms=end, put_off_by=later)
 
 
 def _with_reminders(due: Due, session: Session, policy: Policy) -> Due:
@@ -136,14 +141,14 @@ def _one_at_a_time(dues: list[Due], session: Session, policy: Policy) -> list[Du
 
     Not for what says something else, or names an earlier end; nor when the first reason doesn't stand any more.
     """
-    if len(dues) < 2 or not session.nudged:
+    if not session.nudged:
         return dues
-    told = [max((session.nudged.get(mark, 0) for mark, _ in due.nudges), default=0) for due in dues]
+    told = [(due, max((session.nudged.get(mark, 0) for mark, _ in due.nudges), default=0)) for due in dues]
     found = []
     for due in dues:
         others = (
             at
-            for other, at in zip(dues, told, strict=True)
+            for other, at in told
             if other is not due and _meaning(other) == _meaning(due) and _end_of(other) <= _end_of(due)
         )
         told_ms = max(others, default=0)
@@ -153,44 +158,42 @@ def _one_at_a_time(dues: list[Due], session: Session, policy: Policy) -> list[Du
             (mark, max(at, waits_ms) if told_ms - at + due.late_ms <= policy.effect_max_age_ms else at)
             for mark, at in due.nudges
         )
-        found.append(due._replace(nudges=nudges) if told_ms and nudges != due.nudges else due)
+        found.append(due._replace(nudges=nudges))
     return found
 
 
-def _meaning(due: Due) -> str:
-    """What its nudge says, whatever the reason."""
-    if due.ask:
-        return "ask"
-    return "balance" if due.rule == "drained" else "over"
+def _meaning(due: Due) -> tuple[bool, bool]:
+    """What its nudge says, whatever the reason: it asks, or tells of the balance, or else that it is over."""
+    return due.ask, due.rule == "drained"
 
 
 def _end_of(due: Due) -> int:
-    return due.end_ms if due.end_ms is not None else 2**63
+    return due.end_ms if due.end_ms is not None else NEVER_MS
 
 
 def _end(session: Session, policy: Policy, world: World, dues: list[Due], now_ms: int) -> Decision:
     """The end of what is due, or why it is held."""
     due = min(dues, key=_end_of)
-    tripped: dict[str, Input] = {} if world.mass_end_ms is None else {"mass_end_ms": world.mass_end_ms}
-    stop = world.hold or session.set_aside
+    stop, tripped_ms = world.hold or session.set_aside, world.mass_end_ms
     if stop is not None:
-        return _decision(Action.HOLD, due, session, None, ending=due, extra={"hold": stop})
-    free = [one for one in dues if not _held(one, session, policy, world, now_ms)]
-    if not free:
-        released_ms = None if world.mass_end_ms is None else world.mass_end_ms + policy.mass_hold_max_ms
-        look = released_ms if released_ms is not None and now_ms < released_ms else None
-        return _decision(Action.HOLD, due, session, look, ending=due, extra=tripped | {"hold": breaker.HOLD})
-    due = min(free, key=_end_of)
-    return _decision(Action.END, due, session, None, ending=due, extra=tripped)
+        return _decision(Action.HOLD, due, session, world, None, ending=due, extra={"hold": stop})
+    if tripped_ms is None:
+        return _decision(Action.END, due, session, world, None, ending=due)
+    extra: dict[str, Input] = {"mass_end_ms": tripped_ms}
+    free = [one for one in dues if not _held(one, session, policy, tripped_ms, now_ms)]
+    if free:
+        due = min(free, key=_end_of)
+        return _decision(Action.END, due, session, world, None, ending=due, extra=extra)
+    released_ms = tripped_ms + policy.mass_hold_max_ms
+    look = released_ms if now_ms < released_ms else None
+    return _decision(Action.HOLD, due, session, world, look, ending=due, extra=extra | {"hold": breaker.HOLD})
 
 
-def _held(due: Due, session: Session, policy: Policy, world: World, now_ms: int) -> bool:
-    """Does the mass-end breaker hold it?"""
-    tripped_ms = world.mass_end_ms
-    if tripped_ms is None or due.rule == "told" or due.evidence_ms > tripped_ms:
+def _held(due: Due, session: Session, policy: Policy, tripped_ms: int, now_ms: int) -> bool:
+    """Does the mass-end breaker, tripped then, hold it?"""
+    if due.rule == "told" or due.evidence_ms > tripped_ms:
         return False
-    silent_since = max(session.beats.last_ms, session.life_ms, session.still_here_ms) <= tripped_ms
-    return not (silent_since and now_ms >= tripped_ms + policy.mass_hold_max_ms)
+    return alive_ms(session) > tripped_ms or now_ms < tripped_ms + policy.mass_hold_max_ms
 
 
 def _first_nudge(session: Session, policy: Policy, dues: list[Due], now_ms: int) -> tuple[Due, str] | None:
@@ -218,6 +221,7 @@ def _decision(
     action: Action,
     due: Due,
     session: Session,
+    world: World,
     look: int | None,
     *,
     mark: str | None = None,
@@ -225,13 +229,17 @@ def _decision(
     extra: dict[str, Input] | None = None,
 ) -> Decision:
     due_ms = ending.end_ms if ending is not None else None
-    inputs = _inputs(session) | {"since_ms": due.since_ms, "waits_for": due.waits_for, "due_ms": due_ms} | (extra or {})
+    inputs = _inputs(session, world) | {"since_ms": due.since_ms, "waits_for": due.waits_for, "due_ms": due_ms}
+    inputs |= extra or {}
+    if due.put_off_by is not None:
+        inputs["put_off_by"] = due.put_off_by
     if action is Action.END:
         inputs["evidence_ms"] = due.evidence_ms
     return Decision(action, due.rule, look, mark, due.ask, due_ms, due.evidence_ms, inputs)
 
 
-def _inputs(session: Session) -> dict[str, Input]:
+def _inputs(session: Session, world: World) -> dict[str, Input]:
+    feed = world.feed if session.beats.count or session.away else Feed()  # of the rest no clock reads it
     said: dict[str, Input] = {
         "started_ms": session.started_ms,
         "ended_hint_ms": _at(session.ended_hint),
@@ -239,8 +247,16 @@ def _inputs(session: Session) -> dict[str, Input]:
         "beats": session.beats.count,
         "last_beat_ms": session.beats.last_ms or None,
         "life_ms": session.life_ms or None,
+        "still_here_ms": session.still_here_ms or None,
+        "weak_life_ms": session.weak_life_ms or None,
+        "asked_ms": session.asked_ms or None,
         "drained_ms": session.drained_ms,
         "reached": session.reached,
+        "reachable": None if world.reachable else False,
+        "reported": True if session.reported else None,
+        "sole_room": True if feed.sole_room else None,
+        "feed_since_ms": feed.since_ms if feed.since_ms > session.started_ms else None,
+        "feed_until_ms": feed.until_ms,
     }
     said |= {f"away_{role or 'unknown'}_ms": word.at_ms for role, word in session.away.items()}
     return {name: value for name, value in said.items() if value is not None}

@@ -49,11 +49,12 @@ class Due(NamedTuple):
     alert_ms: int | None = None  # the operator should know, and then decides
     waits_for: str | None = None  # why there is no due time though the signal is there
     call_ended_ms: int | None = None  # when the call itself ended, as far as this rule knows
-    hint: bool = True  # rests on somebody's word off chain: the backend gets a head start
+    hint: bool = False  # rests on what was said, or not, off chain: the backend gets a head start
     word: bool = False  # rests on the backend's own word, that TRUST_BACKEND_HINTS is about
     evidence_ms: int = 0  # the newest that it rests on
     once: frozenset[str] = frozenset()  # marks of nudges that aren't repeated
     late_ms: int = 0  # how long before we heard it, it had happened, as a record says
+    put_off_by: str | None = None  # why `end_ms` is later than the rule says
 
 
 Rule = Callable[[Session, Policy, World], Iterator[Due]]
@@ -63,69 +64,89 @@ def told_to(session: Session, _policy: Policy, _world: World) -> Iterator[Due]:
     """A participant's signature or an operator's `settle` ends at once."""
     if session.settle is not None:
         at = session.settle.at_ms
-        yield Due("told", at, at, call_ended_ms=at, hint=False, evidence_ms=at)
+        yield Due("told", at, at, call_ended_ms=at, evidence_ms=at)
 
 
 def ended_by_participant(session: Session, policy: Policy, world: World) -> Iterator[Due]:
-    """An end hint counts once the session's own heartbeats, if it had any, are silent for the grace."""
-    hint = session.ended_hint
-    if hint is None:
-        return
-    grace, again = policy.disconnect_grace_ms, session.ended_again
-    alive = _alive(session, policy, hint)
-    if again is not None and hint.at_ms + grace < alive <= again.at_ms + grace:
-        hint = again  # the first word was contradicted, the newest isn't
-        alive = _alive(session, policy, hint)
-    contradicted = alive > hint.at_ms + grace
+    """An end hint counts once the session's own heartbeats, if it had any, are silent for the grace.
+
+    Said again, the earliest that no sign of life contradicts counts. A contradicted one is a question to both.
+    """
+    grace, known = policy.disconnect_grace_ms, alive_ms(session)
+    standing = next((word for word in session.ends if known <= word.at_ms + grace), None)
+    if standing is not None:
+        yield _reported(standing, known, session, policy, world)
+    if session.ends and session.ends[0] is not standing:
+        yield _contradicted(session.ends[0], known, standing, session, policy, world)
+
+
+def _reported(word: Word, known: int, session: Session, policy: Policy, world: World) -> Due:
+    grace = policy.disconnect_grace_ms
     # Without heartbeats or a way to tell anybody, the grace is still given, also to who came back within it.
-    quiet: int | None = max(hint.at_ms, alive) + grace
-    if session.beats.count or contradicted:
-        quiet = _proven(alive, grace, world.feed)
-        if quiet is None and not contradicted:  # an explicit word: where no feed can prove silence, a long one will do
-            quiet = _since(alive, world.feed) + policy.sole_room_timeout_ms
-    end = None if quiet is None else max(hint.at_ms + _window(session, policy, world), quiet)
-    newest = max(hint.at_ms, session.word_ms)
-    if not contradicted:
-        yield Due(
-            "ended",
-            hint.at_ms,
-            end,
-            ((f"ended@{hint.at_ms}", hint.at_ms),),
-            call_ended_ms=hint.at_ms,
-            word=True,
-            evidence_ms=newest,
-            late_ms=hint.late_ms,
-        )
-        return
-    # Contradiction: signs of life go on after the end hint. Both are asked; an answer withdraws the hint.
-    cap = hint.at_ms + policy.contradiction_cap_ms
-    asked = bool(session.asked_ms)
+    quiet = max(word.at_ms, known) + grace
+    if session.beats.count:
+        # An explicit word: where no feed can prove silence, a long one will do.
+        long = _since(known, world.feed) + policy.sole_room_timeout_ms
+        quiet = _proven(known, grace, world.feed) or long
+    end = max(word.at_ms + _window(session, policy, world), _delayed(quiet, grace, session, policy))
+    if session.weak_life_ms > word.at_ms + grace:
+        return _question(word, end, session, policy)
+    return Due(
+        "ended",
+        word.at_ms,
+        end,
+        ((f"ended@{word.at_ms}", word.at_ms),),
+        call_ended_ms=word.at_ms,
+        hint=True,
+        word=True,
+        evidence_ms=session.word_ms,
+        late_ms=word.late_ms,
+    )
+
+
+def _contradicted(word: Word, known: int, standing: Word | None, session: Session, policy: Policy, world: World) -> Due:
+    """When the signs of life stop it counts all the same, unless a later word does: then that one's times hold."""
+    quiet = _proven(known, policy.disconnect_grace_ms, world.feed) if standing is None else None
+    if quiet is None:
+        return _question(word, None, session, policy)
+    quiet = _delayed(quiet, policy.disconnect_grace_ms, session, policy)
+    return _question(word, max(word.at_ms + _window(session, policy, world), quiet), session, policy)
+
+
+def _question(word: Word, end_ms: int | None, session: Session, policy: Policy) -> Due:
+    """Signs of life go on after the end hint. Both are asked; an answer withdraws the hint."""
+    cap = word.at_ms + policy.contradiction_cap_ms
     answer_by = max(cap, session.asked_ms + policy.nudge_window_ms)  # a question delivered late can still be answered
-    yield Due(
+    asked = bool(session.asked_ms)
+    if asked:
+        end_ms = answer_by if end_ms is None else min(end_ms, answer_by)
+    return Due(
         "contradiction",
-        hint.at_ms,
-        min(time for time in (end, answer_by) if time is not None) if asked else end,
-        ((f"ask@{hint.at_ms}", hint.at_ms + grace),),
+        word.at_ms,
+        end_ms,
+        ((f"ask@{word.at_ms}", word.at_ms + policy.disconnect_grace_ms),),
         ask=True,
         alert_ms=None if asked else cap,
         waits_for="answer",
+        hint=True,
         word=True,
-        evidence_ms=max(newest, session.asked_ms),
-        late_ms=hint.late_ms,
+        evidence_ms=max(session.word_ms, session.asked_ms),
+        late_ms=word.late_ms,
     )
 
 
 def connection_lost(session: Session, policy: Policy, world: World) -> Iterator[Due]:
     """A lost connection that doesn't come back within the grace, by a source that could report the return."""
+    grace = policy.disconnect_grace_ms
     for role, lost in session.away.items():
         name = f"away:{role}" if role else "away"
-        since = max(lost.at_ms, _weak(session, lost.at_ms, policy))
-        back_by = _proven(since, policy.disconnect_grace_ms, world.feed)
+        back_by = _proven(lost.at_ms, grace, world.feed)
         if back_by is None and world.feed.sole_room:
-            back_by = _since(since, world.feed) + policy.sole_room_timeout_ms
+            back_by = _since(lost.at_ms, world.feed) + policy.sole_room_timeout_ms
         end = None
-        if back_by is not None and lost.can_return:
-            end = back_by + _window(session, policy, world)
+        if back_by is not None:
+            back_by = _delayed(back_by, grace, session, policy)
+            end = back_by + _window(session, policy, world) if lost.can_return else None
         yield Due(
             name,
             lost.at_ms,
@@ -133,8 +154,9 @@ def connection_lost(session: Session, policy: Policy, world: World) -> Iterator[
             ((f"{name}@{lost.at_ms}", back_by),) if back_by is not None else (),
             waits_for=None if end is not None else "feed-down" if back_by is None else "end-or-timeout",
             call_ended_ms=lost.at_ms,
+            hint=True,
             word=True,
-            evidence_ms=max(lost.at_ms, session.word_ms),
+            evidence_ms=session.word_ms,
             late_ms=lost.late_ms,
         )
 
@@ -143,18 +165,17 @@ def heartbeats_silent(session: Session, policy: Policy, world: World) -> Iterato
     """The keeper's own heartbeat timeout, armed by a real series of authenticated heartbeats."""
     if not _armed(session, policy):
         return
-    known = max(session.beats.last_ms, session.life_ms, session.still_here_ms)
-    last = max(known, _weak(session, known, policy))
-    silent = _proven(last, policy.heartbeat_timeout_ms, world.feed)
-    end = None if silent is None else silent + policy.disconnect_grace_ms
+    last, need, grace = alive_ms(session), policy.heartbeat_timeout_ms, policy.disconnect_grace_ms
+    silent = _proven(last, need, world.feed)
     if world.feed.sole_room:
-        since = _since(last, world.feed)
-        silent = since + policy.heartbeat_timeout_ms
-        end = max(silent + policy.disconnect_grace_ms, since + policy.sole_room_timeout_ms)
+        silent = _since(last, world.feed) + need
+        grace = max(grace, policy.sole_room_timeout_ms - need)
     if silent is None:
-        yield Due("silence", last, waits_for="feed-down", evidence_ms=last)
+        yield Due("silence", last, waits_for="feed-down")
         return
-    yield Due("silence", silent, end, ((f"silence@{last}", silent),), call_ended_ms=known, evidence_ms=last)
+    silent = _delayed(silent, need, session, policy)
+    nudges = ((f"silence@{last}", silent),)
+    yield Due("silence", silent, silent + grace, nudges, call_ended_ms=last, hint=True, evidence_ms=last)
 
 
 def backend_timeout(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
@@ -165,11 +186,12 @@ def backend_timeout(session: Session, policy: Policy, _world: World) -> Iterator
     yield Due(
         "timeout",
         hint.at_ms,
-        max(hint.at_ms, _weak(session, hint.at_ms, policy)) + policy.disconnect_grace_ms,
+        _delayed(hint.at_ms + policy.disconnect_grace_ms, policy.disconnect_grace_ms, session, policy),
         ((f"timeout@{hint.at_ms}", hint.at_ms),),
         call_ended_ms=session.beats.last_ms or hint.at_ms,
+        hint=True,
         word=True,
-        evidence_ms=max(hint.at_ms, session.word_ms),
+        evidence_ms=session.word_ms,
         late_ms=hint.late_ms,
     )
 
@@ -183,7 +205,7 @@ def balance_used_up(session: Session, policy: Policy, _world: World) -> Iterator
     nudges = (("drain-warning", warn), ("drained", drained))
     once = frozenset({"drain-warning"})  # the lesson goes on, and one warning is enough
     end = drained + policy.drain_grace_ms
-    yield Due("drained", drained, end, nudges, hint=False, evidence_ms=drained, once=once)
+    yield Due("drained", drained, end, nudges, evidence_ms=drained, once=once)
 
 
 def orphan(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
@@ -192,7 +214,7 @@ def orphan(session: Session, policy: Policy, _world: World) -> Iterator[Due]:
         return
     at = max(session.started_ms, session.counts_from_ms) + policy.orphan_after_ms
     end = at if policy.end_orphans else None
-    yield Due("orphan", at, end, alert_ms=None if session.reported else at, hint=False, evidence_ms=at)
+    yield Due("orphan", at, end, alert_ms=None if session.reported else at, evidence_ms=at)
 
 
 def anonymous_end(session: Session, _policy: Policy, _world: World) -> Iterator[Due]:
@@ -225,7 +247,7 @@ def corroborated_ms(due: Due, session: Session, policy: Policy, world: World) ->
     marks = {mark for mark, _ in due.nudges}
     found = [at + policy.nudge_window_ms for told, at in session.answerable.items() if told.partition("#")[0] in marks]
     if _armed(session, policy):
-        quiet = _proven(max(session.beats.last_ms, session.life_ms), policy.disconnect_grace_ms, world.feed)
+        quiet = _proven(alive_ms(session), policy.disconnect_grace_ms, world.feed)
         if quiet is not None:
             found.append(quiet)
     return min(found, default=None)
@@ -240,15 +262,14 @@ def _armed(session: Session, policy: Policy) -> bool:
     return beats.count >= policy.heartbeat_arm_count and beats.last_ms - beats.first_ms >= policy.heartbeat_arm_ms
 
 
-def _alive(session: Session, policy: Policy, hint: Word) -> int:
-    """The newest sign of life, as far as it counts against `hint`."""
-    known = max(session.beats.last_ms, session.life_ms, session.still_here_ms)
-    return max(known, _weak(session, hint.at_ms, policy))
+def alive_ms(session: Session) -> int:
+    """The newest sign of life that is believed."""
+    return max(session.beats.last_ms, session.life_ms, session.still_here_ms)
 
 
-def _weak(session: Session, from_ms: int, policy: Policy) -> int:
-    """The newest sign of life that anybody could have sent: it puts off what counts from `from_ms`, not for ever."""
-    return min(session.weak_life_ms, from_ms + policy.contradiction_cap_ms)
+def _delayed(at_ms: int, need_ms: int, session: Session, policy: Policy) -> int:
+    """`at_ms`, at which silence had lasted `need_ms`, as put off by a sign of life that anybody could have sent."""
+    return max(at_ms, min(session.weak_life_ms + need_ms, at_ms + policy.contradiction_cap_ms))
 
 
 def _proven(from_ms: int, need_ms: int, feed: Feed) -> int | None:

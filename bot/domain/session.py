@@ -48,8 +48,7 @@ class Session:
     rate: int | None = None  # base units per second
     drained_ms: int | None = None  # when the student's balance is used up, predicted
     heard: bool = False  # anything at all, off chain
-    ended_hint: Word | None = None
-    ended_again: Word | None = None  # the newest such word, if there was more than one
+    ends: tuple[Word, ...] = ()  # those that no *still in the lesson* has answered
     weak_end: Word | None = None  # an end that anybody could have said
     timeouts: tuple[Word, ...] = ()  # those that no sign of life has withdrawn
     losses: tuple[Word, ...] = ()  # the same of those without a role
@@ -71,6 +70,11 @@ class Session:
     asked_ms: int = 0  # when a question was delivered
     attempts: int = 0  # of settling that failed
     set_aside: str | None = None  # why it isn't tried any more
+
+    @property
+    def ended_hint(self) -> Word | None:
+        """The first that stands."""
+        return self.ends[0] if self.ends else None
 
     @property
     def timeout_hint(self) -> Word | None:
@@ -96,15 +100,14 @@ def fold(session: Session, fact: Fact) -> None:
         case Kind.ENDED:
             word = _word(hint)
             if believed:
-                session.ended_again = word if session.ended_hint else None
-                session.ended_hint = session.ended_hint or word
+                session.ends = _with(session.ends, word)
             elif trust.allowed(hint.trust, Right.NUDGE) is Allowed.LIMITED:
                 session.weak_end = session.weak_end or word
         case Kind.DISCONNECTED if believed:
             _lost(session, _word(hint), hint.role)
         case Kind.TIMEOUT if believed:
             if max(session.beats.last_ms, session.life_ms) <= at:  # else a later sign of life has withdrawn it
-                session.timeouts = (*session.timeouts[: KEPT - 1], _word(hint))
+                session.timeouts = _with(session.timeouts, _word(hint))
         case Kind.CONNECTED if lives:
             lost = session.away.get(hint.role)
             if hint.role is not None and lost is not None and at >= lost.at_ms:
@@ -118,8 +121,8 @@ def fold(session: Session, fact: Fact) -> None:
             session.weak_life_ms = max(session.weak_life_ms, at)
         case Kind.STILL_HERE if trust.allowed(hint.trust, Right.LIFE) is Allowed.YES:
             session.still_here_ms = at
-            session.ended_hint = session.ended_again = session.weak_end = None
-            session.timeouts = session.losses = ()
+            session.weak_end = None
+            session.ends = session.timeouts = session.losses = ()
             session.away = _NONE
             session.asked_ms = 0
         case Kind.SETTLE if trust.fully(hint.trust, Right.END_AT_ONCE):
@@ -189,7 +192,7 @@ def _lost(session: Session, word: Word, role: Role | None) -> None:
     if role is None and max(session.beats.last_ms, session.life_ms) > word.at_ms:
         return
     if role is None:
-        session.losses = (*session.losses[: KEPT - 1], word)
+        session.losses = _with(session.losses, word)
     known = session.away.get(role)
     if known is None or (word.can_return and not known.can_return):
         session.away = {**session.away, role: word}
@@ -209,6 +212,15 @@ def _alive(session: Session, at_ms: int, *, back: bool = False) -> None:
                 _lost(session, word, None)
     if session.timeouts:
         session.timeouts = tuple(word for word in session.timeouts if word.at_ms >= at_ms)
+
+
+def _with(words: tuple[Word, ...], word: Word) -> tuple[Word, ...]:
+    """These and one more; of too many the one that came soonest after another is left out, and never the first."""
+    words = (*words, word)
+    if len(words) <= KEPT:
+        return words
+    spare = min(range(1, len(words)), key=lambda at: words[at].at_ms - words[at - 1].at_ms)
+    return (*words[:spare], *words[spare + 1 :])
 
 
 def _without(away: Mapping[Role | None, Word], role: Role | None) -> Mapping[Role | None, Word]:

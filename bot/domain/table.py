@@ -27,7 +27,7 @@ TABLE: tuple[Row, ...] = (
         "a participant ended the call",
         "t",
         "max(t + NUDGE_WINDOW_S, last + DISCONNECT_GRACE_S)",
-        note="without a heartbeat, *last* is t",
+        note="without a heartbeat, *last* is t; said again, t is the first that no sign of life contradicts",
     ),
     Row(
         "contradiction",

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from bot.domain.decide import Action
 from bot.domain.policy import Policy
 from bot.ops import overview, timeline
 from bot.ops.timeline import hold_in_words
@@ -115,9 +116,40 @@ def rule_in_words(decision: Row | None, line: Row, policy: Policy, now_ms: int) 
     inputs = decision["inputs"]
     name, _, role = decision["reason"].partition(":")
     words = _RULES.get(name)
-    text = words(inputs, policy, now_ms, role) if words else f"Rule `{decision['reason']}`."
-    waits = _WAITS.get(inputs.get("waits_for") or "")
-    return f"{text} {waits}" if waits else text
+    said = [words(inputs, policy, now_ms, role) if words else f"Rule `{decision['reason']}`."]
+    if decision["action"] != Action.END and (waits := _WAITS.get(inputs.get("waits_for") or "")):
+        said.append(waits)
+    if off := _PUT_OFF.get(inputs.get("put_off_by") or ""):
+        said.append(off(policy))
+    if name in _READ_SILENCE:
+        said += _of_silence(name, inputs, policy, now_ms)
+    return " ".join(said)
+
+
+def _of_silence(rule: str, inputs: Inputs, policy: Policy, now_ms: int) -> list[str]:
+    """What else moves a clock that reads silence."""
+    said = []
+    last, weak, back = _last(inputs), inputs.get("weak_life_ms") or 0, inputs.get("feed_since_ms") or 0
+    since = inputs.get("since_ms") or 0 if rule == "away" else last
+    if rule != "timeout" and back > since and inputs.get("feed_until_ms") is None:
+        said.append(f"Its feed is heard since {moment(back, now_ms=now_ms)} only, and silence counts from then.")
+    if weak > last:
+        said.append(
+            f"A sign of life at {moment(weak, now_ms=now_ms)} could be anybody's: it puts an end off by "
+            f"CONTRADICTION_CAP_S ({_s(policy.contradiction_cap_ms)}) at most."
+        )
+    return said
+
+
+def _last(inputs: Inputs) -> int:
+    """The newest sign of life that is believed, 0 if there was none."""
+    return max(inputs.get(name) or 0 for name in ("last_beat_ms", "life_ms", "still_here_ms"))
+
+
+def _window(inputs: Inputs, policy: Policy) -> str | None:
+    """The window that participants have to end it themselves; None where nobody can be told."""
+    nobody = inputs.get("reachable") is False or inputs.get("reached") is False
+    return None if nobody else f"NUDGE_WINDOW_S ({_s(policy.nudge_window_ms)})"
 
 
 def _at(inputs: Inputs, name: str, now_ms: int) -> str:
@@ -134,43 +166,68 @@ def _running(_inputs: Inputs, _policy: Policy, _now: int, _role: str) -> str:
 
 
 def _ended(inputs: Inputs, policy: Policy, now: int, _role: str) -> str:
-    text = f"The call was reported over {_at(inputs, 'ended_hint_ms', now)}. "
-    grace = f"DISCONNECT_GRACE_S ({_s(policy.disconnect_grace_ms)})"
-    due, said = inputs.get("due_ms"), inputs.get("ended_hint_ms")
-    if due and said and due - said < policy.nudge_window_ms:
+    text = f"The call was reported over {_at(inputs, 'since_ms', now)}. "
+    grace, window = f"DISCONNECT_GRACE_S ({_s(policy.disconnect_grace_ms)})", _window(inputs, policy)
+    if window is None:
         text += f"No nudge can reach its participants, so {grace} alone is given"
     else:
-        text += f"Its participants have NUDGE_WINDOW_S ({_s(policy.nudge_window_ms)}) to end and pay themselves"
-    if inputs.get("last_beat_ms"):
+        text += f"Its participants have {window} to end and pay themselves"
+    if inputs.get("last_beat_ms") and inputs.get("feed_until_ms"):
+        text += f", and, as the feed of its heartbeats is down, the last one has to be {_long(policy)} old"
+    elif inputs.get("last_beat_ms"):
         text += f", and the last heartbeat has to be {grace} old"
     return f"{text}. Then the keeper ends it."
 
 
+def _long(policy: Policy) -> str:
+    return f"SOLE_ROOM_TIMEOUT_S ({_s(policy.sole_room_timeout_ms)})"
+
+
 def _contradiction(inputs: Inputs, policy: Policy, now: int, _role: str) -> str:
-    last = max(inputs.get("last_beat_ms") or 0, inputs.get("life_ms") or 0)
+    last = max(_last(inputs), inputs.get("weak_life_ms") or 0)
     went_on = f" until {moment(last, now_ms=now)}" if last else ""
-    return (
-        f"The call was reported over {_at(inputs, 'ended_hint_ms', now)}, but signs of life went on{went_on}. Both "
-        "participants are asked; an answer withdraws the report, no answer to a delivered question within "
-        f"CONTRADICTION_CAP_S ({_s(policy.contradiction_cap_ms)}) ends it, and otherwise an operator decides."
-    )
+    cap = f"CONTRADICTION_CAP_S ({_s(policy.contradiction_cap_ms)})"
+    text = f"The call was reported over {_at(inputs, 'since_ms', now)}, but signs of life went on{went_on}. "
+    if inputs.get("asked_ms"):
+        text += (
+            f"Participants were asked {_at(inputs, 'asked_ms', now)}: an answer withdraws the report, no answer ends "
+            f"it {cap} after the report"
+        )
+    else:
+        text += (
+            "Both are asked: an answer withdraws the report; if the question reaches nobody, an operator is told "
+            f"{cap} after the report"
+        )
+    return f"{text}. If the signs of life stop for DISCONNECT_GRACE_S ({_s(policy.disconnect_grace_ms)}), it is ended."
 
 
 def _away(inputs: Inputs, policy: Policy, now: int, role: str) -> str:
     who = f"The {role}'s connection" if role else "A participant's connection"
-    return (
-        f"{who} was lost {_at(inputs, 'since_ms', now)} and hasn't come back. After DISCONNECT_GRACE_S "
-        f"({_s(policy.disconnect_grace_ms)}) both are nudged, and NUDGE_WINDOW_S ({_s(policy.nudge_window_ms)}) later "
-        "the keeper ends it."
-    )
+    lost = f"{who} was lost {_at(inputs, 'since_ms', now)} and hasn't come back."
+    grace, window = f"DISCONNECT_GRACE_S ({_s(policy.disconnect_grace_ms)})", _window(inputs, policy)
+    if inputs.get("waits_for") is None and inputs.get("sole_room") and inputs.get("feed_until_ms"):
+        lost += " As no other room is heard, it may be the feed that is silent."
+        grace = _long(policy)
+    if inputs.get("waits_for") == "end-or-timeout":
+        return f"{lost} After {grace} both are nudged."
+    if window is None:
+        return f"{lost} No nudge can reach its participants, so the keeper ends it after {grace} alone."
+    return f"{lost} After {grace} both are nudged, and {window} later the keeper ends it."
 
 
 def _silence(inputs: Inputs, policy: Policy, now: int, _role: str) -> str:
-    return (
-        f"The last of {inputs.get('beats', 'its')} heartbeats came {_at(inputs, 'last_beat_ms', now)}. After "
-        f"HEARTBEAT_TIMEOUT_S ({_s(policy.heartbeat_timeout_ms)}) of silence both are nudged, and DISCONNECT_GRACE_S "
-        f"({_s(policy.disconnect_grace_ms)}) later the keeper ends it."
-    )
+    text = f"The last of {inputs.get('beats', 'its')} heartbeats came {_at(inputs, 'last_beat_ms', now)}"
+    last = _last(inputs)
+    if last > (inputs.get("last_beat_ms") or 0):
+        text += f", and another sign of life at {moment(last, now_ms=now)}"
+    then = f"DISCONNECT_GRACE_S ({_s(policy.disconnect_grace_ms)}) later the keeper ends it"
+    if inputs.get("sole_room"):
+        then = (
+            "as no other room is heard, so that it may be the feed that is silent, the keeper ends it only after "
+            f"{_long(policy)}"
+        )
+    timeout = f"HEARTBEAT_TIMEOUT_S ({_s(policy.heartbeat_timeout_ms)})"
+    return f"{text}. After {timeout} of silence both are nudged, and {then}."
 
 
 def _timeout(inputs: Inputs, policy: Policy, now: int, _role: str) -> str:
@@ -198,8 +255,9 @@ def _drained(inputs: Inputs, policy: Policy, now: int, _role: str) -> str:
     )
 
 
-def _orphan(_inputs: Inputs, policy: Policy, _now: int, _role: str) -> str:
-    after = "the keeper ends it (END_ORPHANS=1)" if policy.end_orphans else "an operator is told; END_ORPHANS=1 ends it"
+def _orphan(inputs: Inputs, policy: Policy, _now: int, _role: str) -> str:
+    told = "an operator was told at the keeper's first start" if inputs.get("reported") else "an operator is told"
+    after = "the keeper ends it (END_ORPHANS=1)" if policy.end_orphans else f"{told}; END_ORPHANS=1 ends it"
     return (
         "Nothing was ever heard of it off chain, so nothing can say whether the lesson goes on. At the age of "
         f"ORPHAN_AFTER_S ({_s(policy.orphan_after_ms)}) {after}."
@@ -231,6 +289,8 @@ _RULES: dict[str, Callable[[Inputs, Policy, int, str], str]] = {
     "ended-on-chain": _ended_on_chain,
 }
 
+_READ_SILENCE = {"ended", "contradiction", "away", "silence", "timeout"}
+
 _WAITS = {
     "feed-down": "But the feed that would bring signs of life is down or came back too lately: its silence proves "
     "nothing, and the clock starts when it is back.",
@@ -241,6 +301,20 @@ _WAITS = {
     "believed-word": "It waits for a word that is believed.",
 }
 
+_PUT_OFF: dict[str, Callable[[Policy], str]] = {
+    "backend": lambda policy: (
+        f"The backend, which has the same key, has BACKEND_HEAD_START_S ({_s(policy.backend_head_start_ms)}) to end it."
+    ),
+    "paying": lambda policy: (
+        "It is put off once: an `endSession` of a participant's own waits in the node's pool, and has PAY_WAIT_S "
+        f"({_s(policy.pay_wait_ms)})."
+    ),
+    "other-session": lambda policy: (
+        "It is put off: another session of this student falls due within NUDGE_WINDOW_S "
+        f"({_s(policy.nudge_window_ms)}), and both are ended together, so that neither tutor goes unpaid."
+    ),
+}
+
 _VALUES = {
     "started_ms": "the session started",
     "since_ms": "the rule counts from",
@@ -248,10 +322,19 @@ _VALUES = {
     "timeout_hint_ms": "the backend missed heartbeats",
     "last_beat_ms": "last heartbeat",
     "life_ms": "last other sign of life",
+    "still_here_ms": "a participant said that the lesson goes on",
+    "weak_life_ms": "last sign of life that could be anybody's",
+    "asked_ms": "a question was delivered",
+    "feed_since_ms": "its feed is heard since",
+    "feed_until_ms": "its feed is down since",
+    "reported": "told of at the first start",
     "drained_ms": "the student's balance is used up",
     "due_ms": "the end falls due",
     "beats": "heartbeats",
     "reached": "a nudge reached somebody",
+    "reachable": "any channel reaches participants",
+    "sole_room": "no other room is heard on its feed",
+    "put_off_by": "put off by",
     "waits_for": "waits for",
     "hold": "held because",
     "mass_end_ms": "the mass-end breaker tripped",

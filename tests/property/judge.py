@@ -28,8 +28,7 @@ EARLY_MS = 15_000  # what was said longer before a start isn't of this lesson
 
 FOLDED = (
     *(
-        "ended_hint",
-        "ended_again",
+        "ends",
         "weak_end",
         "timeouts",
         "losses",

@@ -66,6 +66,7 @@ WORLDS = st.builds(
     reachable=st.booleans(),
     direct=st.booleans(),
     hold=st.none() | st.just("paused"),
+    mass_end_ms=st.none() | TIMES.map(lambda ms: T0 + ms),
 )
 DRAINED = st.none() | st.integers(0, 1_000_000).map(lambda ms: T0 + ms)
 
@@ -126,6 +127,37 @@ def test_decide__words_below_configured_added__no_end_comes_earlier(
         assert mixed[0] >= without[0]
 
 
+def end_of(hints: list[Hint], world: World, drained_ms: int | None) -> int | None:
+    """When the end of what these have made comes, if nothing more is said."""
+    session = Session(KEY, T0, drained_ms=drained_ms)
+    for number, hint in enumerate(sorted(hints, key=lambda hint: hint.received_ms)):
+        fold(session, Fact(number, hint, KEY))
+    now: int | None = T0
+    while now is not None:
+        decision = decide(session, POLICY, world, now)
+        if decision.action is Action.END:
+            return now
+        if decision.mark is not None:
+            give(session, decision.mark, now)
+        else:
+            now = decision.look_again_ms
+    return None
+
+
+@settings(max_examples=300)
+@given(ANYTHING, st.lists(words(OFF_CHAIN, FEEDS, below=Trust.MAPPING), max_size=25), WORLDS, DRAINED)
+def test_decide__anonymous_words_added__put_an_end_off_by_the_cap_at_most(
+    hints: list[Hint], anonymous: list[Hint], world: World, drained_ms: int | None
+) -> None:
+    """an unauthenticated word never makes an end due, and puts one off by CONTRADICTION_CAP_S at most"""
+    without, mixed = end_of(hints, world, drained_ms), end_of([*hints, *anonymous], world, drained_ms)
+    if without is None:
+        assert mixed is None
+    else:
+        assert mixed is not None
+        assert without <= mixed <= without + POLICY.contradiction_cap_ms
+
+
 EXEMPT = {"told", "drained", "orphan", "away:student", "away:tutor"}
 
 
@@ -183,7 +215,7 @@ def test_decide__no_new_fact__an_end_once_due_stays_due(
     hints: list[Hint], world: World, drained_ms: int | None
 ) -> None:
     """every session that is truly over is ended … by its due time: no end is forgotten while time passes"""
-    world = replace(world, hold=None, feed=replace(world.feed, until_ms=None))
+    world = replace(world, hold=None, mass_end_ms=None, feed=replace(world.feed, until_ms=None))
     session = Session(KEY, T0, drained_ms=drained_ms)
     for number, hint in enumerate(sorted(hints, key=lambda hint: hint.received_ms)):
         fold(session, Fact(number, hint, KEY))

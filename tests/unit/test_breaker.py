@@ -112,6 +112,27 @@ def test_decide__breaker_tripped_and_later_evidence_of_its_own__ends(later: obje
     assert look(lesson(ENDED, later), 400).action is Action.END  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("ended_s", "action"), [(200, Action.HOLD), (200.001, Action.END)])
+def test_decide__breaker_tripped_in_the_very_moment_of_the_evidence__held(ended_s: float, action: Action) -> None:
+    """until the session has evidence of its own from after that"""
+    assert look(lesson(hint(Kind.ENDED, ended_s)), 300).action is action
+
+
+def test_decide__breaker_tripped_and_a_sign_of_life_that_anybody_could_send__releases_nothing() -> None:
+    """An unauthenticated word never makes an end due."""
+    session = lesson(*beating(100), hint(Kind.HEARTBEAT, 210, Source.OPEN_WEBHOOK))
+    assert look(session, 1_000).inputs.get("hold") == HOLD
+
+
+def test_decide__breaker_tripped_and_two_reasons_of_later__the_earlier_end_is_named() -> None:
+    """the earliest due end that nothing holds wins"""
+    session = lesson(hint(Kind.ENDED, 150), hint(Kind.ENDED, 210), hint(Kind.TIMEOUT, 211))
+    made = look(session, 300)
+    assert (made.action, made.reason, made.due_ms) == (Action.END, "ended", at(210))
+    made = look(lesson(hint(Kind.ENDED, 210), hint(Kind.TIMEOUT, 211)), 300)
+    assert (made.action, made.reason, made.due_ms) == (Action.END, "timeout", at(241))
+
+
 def test_decide__breaker_tripped_then_alive_then_silent__its_own_later_silence_ends_it() -> None:
     session = lesson(*beating(300))
     assert look(session, 389).action is not Action.END
@@ -129,7 +150,18 @@ def test_decide__breaker_tripped_and_not_silent_since__is_held_for_good() -> Non
     session = lesson(
         *beating(100), hint(Kind.DISCONNECTED, 100, Source.WEBHOOK, role="student", can_return=True), *beats_from(210)
     )
-    assert look(session, 5_000).inputs.get("hold") == HOLD
+    for seconds in (1_100, 5_000):
+        assert look(session, seconds).inputs.get("hold") == HOLD
+        assert look(session, seconds).look_again_ms is None, "nothing but news changes it"
+
+
+@pytest.mark.parametrize(("alive_s", "action"), [(200, Action.END), (200.001, Action.HOLD)])
+def test_decide__breaker_tripped_in_the_very_moment_of_a_sign_of_life__silent_since(
+    alive_s: float, action: Action
+) -> None:
+    """if it has been silent since"""
+    session = lesson(hint(Kind.DISCONNECTED, 100, role="student", can_return=True), hint(Kind.HEARTBEAT, alive_s))
+    assert look(session, 1_100).action is action
 
 
 def beats_from(start_s: float) -> list[object]:

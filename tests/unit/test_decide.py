@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from bot.domain.decide import Action, Decision, call_ended_ms, decide
-from bot.domain.facts import Hint, Kind, Role, Source
-from bot.domain.policy import Policy
+from bot.domain.facts import Fact, Hint, Kind, Role, Source
+from bot.domain.policy import Hints, Policy
 from bot.domain.rules import Feed, World
-from bot.domain.session import Session, give
-from tests.support.sessions import STUDENT, T0, beating, hint, lesson, nudged
+from bot.domain.session import Session, fold, give
+from tests.support.sessions import KEY, STUDENT, T0, beating, hint, lesson, nudged
 
 POLICY = Policy()
 ONCE = replace(POLICY, nudge_repeats=0)
@@ -72,7 +72,7 @@ TABLE = (
     # ended by a participant (hint): nudge at t, end at max(t + NUDGE_WINDOW_S, last heartbeat + DISCONNECT_GRACE_S)
     Row("ended", lesson(ENDED), 100, 160, reason="ended"),
     Row("ended, heartbeats until then", lesson(*beating(100), ENDED), 100, 160, reason="ended"),
-    Row("ended, a last heartbeat within the grace", lesson(ENDED, hint(Kind.HEARTBEAT, 128)), 100, 160),
+    Row("ended, a last heartbeat within the grace", lesson(ENDED, hint(Kind.HEARTBEAT, 130)), 100, 160),
     Row(
         "ended, short window: the heartbeat's grace is later",
         lesson(*beating(100), ENDED),
@@ -179,8 +179,26 @@ def test_decide__direct_mode__the_backend_gets_a_head_start() -> None:
     assert first(session, Action.END, replace(WORLD, direct=False), short) == 101
 
 
-def test_decide__direct_mode__an_operator_waits_for_nobody() -> None:
-    assert first(lesson(hint(Kind.SETTLE, 100, Source.OPERATOR)), Action.END) == 100
+@pytest.mark.parametrize(
+    ("session", "end_s"),
+    [
+        (lesson(hint(Kind.READY), hint(Kind.SETTLE, 100, Source.OPERATOR)), 100),
+        (lesson(hint(Kind.READY), drained_ms=at(1_000)), 1_000),
+        (lesson(), 50),
+        (lesson(hint(Kind.TIMEOUT, 100)), 112),
+        (lesson(ENDED, hint(Kind.HEARTBEAT, 101)), 112),
+        (lesson(away()), 112),
+        (lesson(*beating(100)), 172),
+    ],
+    ids=["operator", "drained", "orphan", "timeout", "contradiction", "lost", "silence"],
+)
+def test_decide__direct_mode__only_what_rests_on_hints_gives_the_backend_its_head_start(
+    session: Session, end_s: float
+) -> None:
+    """In `direct` mode no hint makes an end due before t + BACKEND_HEAD_START_S."""
+    at_once = replace(POLICY, nudge_window_ms=0, disconnect_grace_ms=0, drain_grace_ms=0)
+    at_once = replace(at_once, end_orphans=True, orphan_after_ms=50_000)
+    assert first(session, Action.END, WORLD, at_once) == end_s
 
 
 @pytest.mark.parametrize(
@@ -217,9 +235,14 @@ def contradicted(*more: Hint, until_s: float = 1_000) -> Session:
     return lesson(*beating(until_s), ENDED, *more)
 
 
-def test_decide__contradiction__both_are_asked() -> None:
-    decision = look(contradicted(until_s=131), 131)
-    assert (decision.action, decision.reason, decision.ask) == (Action.NUDGE, "contradiction", True)
+@pytest.mark.parametrize("source", [Source.WEBHOOK, Source.OPEN_WEBHOOK])
+@pytest.mark.parametrize(("beat_s", "asks"), [(130, False), (130.001, True)])
+def test_decide__contradiction__both_are_asked(source: Source, beat_s: float, asks: bool) -> None:
+    """signs of life go on for longer than `DISCONNECT_GRACE_S`"""
+    session = lesson(ENDED, hint(Kind.HEARTBEAT, beat_s, source), nudged={f"ended@{at(100)}": at(100)})
+    decision = look(session, 131, policy=ONCE)
+    assert (decision.action is Action.NUDGE, decision.ask) == (asks, asks)
+    assert decision.reason == ("contradiction" if asks else "ended")
 
 
 def test_decide__contradiction_and_question_delivered__ends_at_the_cap() -> None:
@@ -251,6 +274,7 @@ def test_decide__contradiction_then_silence__ends_after_the_grace() -> None:
     session = contradicted(until_s=300)
     assert look(session, 329.999).action is not Action.END
     assert look(session, 330).action is Action.END
+    assert first(session, Action.END, policy=replace(POLICY, nudge_window_ms=280_000)) == 380
 
 
 def test_decide__contradiction_while_the_feed_is_down__silence_is_no_evidence() -> None:
@@ -275,6 +299,36 @@ def test_decide__second_end_hint_after_a_contradicted_one__counts_from_itself() 
     assert look(session, 561).action is Action.END
 
 
+def test_decide__end_said_again_and_again__counts_from_the_first_that_no_sign_of_life_contradicts() -> None:
+    """said again, t is the first that no sign of life contradicts"""
+    again = [hint(Kind.ENDED, second) for second in range(150, 210, 10)]
+    assert first(lesson(ENDED, hint(Kind.HEARTBEAT, 135), *again), Action.END) == 150 + 60
+
+
+@pytest.mark.parametrize("every_s", [3, 7, 20, 31, 59])
+def test_decide__end_said_for_ever__is_not_put_off_for_ever(every_s: int) -> None:
+    """said again, t is the first that no sign of life contradicts"""
+    session = lesson(hint(Kind.HEARTBEAT, 0))
+    for second in range(100, 2_000):
+        if (second - 100) % every_s == 0:
+            fold(session, Fact(second, hint(Kind.ENDED, second), KEY))
+        if second == 500:  # of two that are no series, so that no time-out of the keeper's own is armed
+            fold(session, Fact(second, hint(Kind.HEARTBEAT, second), KEY))
+        if second >= 500 and look(session, second).action is Action.END:
+            break
+    assert second <= 500 + 30 + 60
+
+
+def test_decide__end_said_again_and_again_while_signs_of_life_go_on__the_first_is_still_asked_about() -> None:
+    """no answer to a delivered question ends it [after CONTRADICTION_CAP_S]"""
+    again = [hint(Kind.ENDED, 100 + 20 * number) for number in range(1, 100)]
+    asked = contradicted(*again, nudged(131, f"ask@{at(100)}", ask=True), until_s=2_000)
+    assert look(asked, 699.999).action is not Action.END
+    assert (look(asked, 700).action, look(asked, 700).reason) == (Action.END, "contradiction")
+    unasked = contradicted(*again, nudged(131, f"ask@{at(100)}", ask=True, delivered=False), until_s=2_000)
+    assert look(unasked, 700, policy=replace(ONCE, effect_max_age_ms=0)).mark == f"alert:contradiction@{at(100)}"
+
+
 # Feeds ---------------------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +336,8 @@ def test_decide__silence_while_its_feed_is_down__waits() -> None:
     """When a feed is down … what didn't arrive proves nothing."""
     session = lesson(*beating(100))
     decision = look(session, 10_000, World(feed=Feed(OPEN.since_ms, until_ms=at(150))))
-    assert (decision.action, decision.inputs["waits_for"]) == (Action.WAIT, "feed-down")
+    assert (decision.action, decision.reason) == (Action.WAIT, "silence")
+    assert (decision.inputs["waits_for"], decision.inputs["since_ms"]) == ("feed-down", at(100))
 
 
 def test_decide__silence_after_its_feed_returned__starts_afresh() -> None:
@@ -295,8 +350,31 @@ def test_decide__silence_after_its_feed_returned__starts_afresh() -> None:
 
 
 def test_decide__silence_proven_before_its_feed_went_down__counts() -> None:
-    world = World(feed=Feed(OPEN.since_ms, until_ms=at(161)))
+    world = World(feed=Feed(OPEN.since_ms, until_ms=at(160)))
     assert first(lesson(*beating(100)), Action.END, world) == 190
+
+
+@pytest.mark.parametrize(
+    ("words", "down_s", "end_s"),
+    [
+        (beating(100), 160, 120 + 60 + 30),
+        ([away()], 130, 120 + 30 + 60),
+        ([hint(Kind.ENDED, 80)], 0, 120 + 30),
+        ([hint(Kind.TIMEOUT, 100)], 0, 120 + 30),
+    ],
+    ids=["silence", "lost", "ended", "timeout"],
+)
+def test_decide__anonymous_sign_of_life_and_then_its_feed_is_down__puts_off_what_was_proven_before(
+    words: list[Hint], down_s: float, end_s: float
+) -> None:
+    """an unauthenticated word … puts one off by CONTRADICTION_CAP_S at most"""
+    world = World(feed=Feed(OPEN.since_ms, until_ms=at(down_s)))
+    anonymous = [hint(Kind.HEARTBEAT, second, Source.OPEN_WEBHOOK) for second in range(120, 5_000, 10)]
+    assert first(lesson(*words, anonymous[0]), Action.END, world, ONCE) == end_s
+    without, with_all = (first(lesson(*words, *more), Action.END, world, ONCE) for more in ([], anonymous))
+    assert without is not None
+    assert with_all is not None
+    assert end_s < with_all <= without + POLICY.contradiction_cap_ms / 1_000
 
 
 @pytest.mark.parametrize("until_s", [101, 129.999])
@@ -359,7 +437,7 @@ def test_decide__set_aside__holds_and_says_why() -> None:
 
 def test_decide__ended_on_chain__closes_whatever_was_said() -> None:
     session = lesson(ENDED, hint(Kind.SETTLE, 100, Source.OPERATOR), ended=True)
-    assert look(session, 50).action is Action.CLOSE
+    assert look(session, 50) == Decision(Action.CLOSE, "ended-on-chain")
 
 
 @pytest.mark.parametrize("seconds", [100, 1_000, 1_000_000])
@@ -374,12 +452,15 @@ def test_decide__anonymous_end__nudges_once() -> None:
     session = lesson(hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK))
     assert look(session, 100).mark == "anonymous-end"
     give(session, "anonymous-end", at(100))
-    assert look(session, 101).action is Action.WAIT
+    waiting = look(session, 101)
+    assert (waiting.action, waiting.reason) == (Action.WAIT, "anonymous-end")
+    assert waiting.inputs["waits_for"] == "believed-word"
 
 
-def test_decide__anonymous_sign_of_life_after_an_anonymous_end__no_nudge() -> None:
-    words = (hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK), hint(Kind.HEARTBEAT, 101, Source.OPEN_WEBHOOK))
-    assert look(lesson(*words), 102).action is Action.WAIT
+@pytest.mark.parametrize(("beat_s", "action"), [(100, Action.NUDGE), (100.001, Action.WAIT)])
+def test_decide__anonymous_sign_of_life_after_an_anonymous_end__no_nudge(beat_s: float, action: Action) -> None:
+    words = (hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK), hint(Kind.HEARTBEAT, beat_s, Source.OPEN_WEBHOOK))
+    assert look(lesson(*words), 102).action is action
 
 
 def test_decide__nudge_older_than_effect_max_age__nobody_is_messaged() -> None:
@@ -422,14 +503,24 @@ def test_decide__heard_of_once__no_orphan() -> None:
     [
         (lesson(*beating(95), ENDED), 170, 100),
         (lesson(*beating(100)), 195, 100),
-        (lesson(*beating(100)), 105, None),
+        (lesson(*beating(100)), 160, 100),
+        (lesson(*beating(100)), 159.999, None),
+        (lesson(*beating(100), hint(Kind.ENDED, 160)), 300, 100),
+        (lesson(*beating(100), hint(Kind.ENDED, 159.999)), 300, 159.999),
+        (lesson(*beating(60), hint(Kind.TIMEOUT, 100)), 300, 60),
+        (lesson(hint(Kind.TIMEOUT, 100)), 300, 100),
         (lesson(*beating(100), away(Role.STUDENT)), 105, 100),
         (lesson(*beating(200), ENDED), 205, None),
         (lesson(hint(Kind.SETTLE, 100, Source.OPERATOR)), 105, 100),
         (lesson(drained_ms=at(50)), 400, None),
         (lesson(hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK)), 300, None),
     ],
-    ids=["hint", "silence", "not silent for long", "lost", "contradicted", "told", "drained", "anonymous"],
+    ids=[
+        *("hint", "silence", "silent just long enough", "not silent for long"),
+        *("silent just long enough before a hint", "not silent for long before a hint"),
+        *("missed by the backend", "missed by the backend, never heard here"),
+        *("lost", "contradicted", "told", "drained", "anonymous"),
+    ],
 )
 def test_call_ended_ms__what_was_heard__earliest_believed_word(
     session: Session, by_s: float, expected_s: float | None
@@ -440,7 +531,30 @@ def test_call_ended_ms__what_was_heard__earliest_believed_word(
     assert call_ended_ms(session, POLICY, WORLD, at(by_s)) == expected
 
 
+def test_decide__two_reasons__the_one_with_the_earliest_end_is_named() -> None:
+    """the earliest due end that nothing holds wins"""
+    session = lesson(
+        ENDED, hint(Kind.TIMEOUT, 101), nudged={f"ended@{at(100)}": at(100), f"timeout@{at(101)}": at(101)}
+    )
+    assert (look(session, 102).action, look(session, 102).reason) == (Action.WAIT, "timeout")
+    held = look(session, 200, replace(WORLD, hold="paused"))
+    assert (held.action, held.reason, held.due_ms) == (Action.HOLD, "timeout", at(131))
+    broken = look(session, 200, replace(WORLD, mass_end_ms=at(150)))
+    assert (broken.action, broken.reason, broken.due_ms) == (Action.HOLD, "timeout", at(131))
+
+
+def test_decide__nudge_and_alert__say_when_it_looks_again_and_when_the_end_is_due() -> None:
+    said = lesson(ENDED, drained_ms=at(10_000))
+    nudge = look(said, 100)
+    assert (nudge.action, nudge.look_again_ms, nudge.due_ms) == (Action.NUDGE, at(160), at(160))
+    uncertain = look(replace(said, nudged={f"ended@{at(100)}": at(100)}), 160, policy=replace(ONCE, hints=Hints.NO))
+    assert uncertain.mark == f"alert:ended@{at(100)}"
+    assert (uncertain.action, uncertain.look_again_ms, uncertain.due_ms) == (Action.ALERT, at(9_700), at(10_300))
+
+
 def test_decide__inputs__say_what_was_seen() -> None:
+    running = look(lesson(*beating(95)), 100)
+    assert (running.reason, running.inputs["last_beat_ms"]) == ("running", at(95))
     decision = look(lesson(*beating(95), ENDED), 200)
     assert decision.inputs["ended_hint_ms"] == at(100)
     assert decision.inputs["last_beat_ms"] == at(95)

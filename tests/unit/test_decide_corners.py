@@ -10,6 +10,7 @@ from bot.domain.decide import Action, decide
 from bot.domain.facts import Kind, Role, Source
 from bot.domain.policy import Hints, Policy
 from bot.domain.rules import Feed, World
+from bot.domain.session import Session
 from tests.support.sessions import T0, beating, hint, lesson, nudged
 from tests.unit.test_decide import ENDED, OPEN, POLICY, WORLD, at, away, first, look
 
@@ -104,6 +105,65 @@ def test_ended__while_nobody_can_be_reached__not_within_the_grace_of_a_return() 
     assert first(lesson(hint(Kind.ENDED, 100)), Action.END, other_first) == 100 + 30
 
 
+@pytest.mark.parametrize(
+    ("session", "evidence_s"),
+    [
+        (lesson(hint(Kind.SETTLE, 100, Source.OPERATOR)), 100),
+        (lesson(ENDED, hint(Kind.ENDED, 110)), 110),
+        (lesson(hint(Kind.TIMEOUT, 100), hint(Kind.TIMEOUT, 110)), 110),
+        (lesson(away(Role.STUDENT), hint(Kind.DISCONNECTED, 110, role=Role.STUDENT)), 110),
+        (lesson(*beating(100), hint(Kind.HEARTBEAT, 130, Source.OPEN_WEBHOOK)), 100),
+        (lesson(*beating(900), ENDED, nudged(131, f"ask@{at(100)}", ask=True)), 131),
+        (lesson(*beating(900), ENDED, hint(Kind.ENDED, 140), nudged(131, f"ask@{at(100)}", ask=True)), 140),
+        (lesson(drained_ms=at(100)), 100),
+        (lesson(), 7_200),
+    ],
+    ids=["told", "ended", "timeout", "away", "silence", "asked", "asked, and said again", "drained", "orphan"],
+)
+def test_decide__end_by_each_rule__names_the_newest_that_it_rests_on(session: Session, evidence_s: float) -> None:
+    """the session has evidence of its own from after [the mass-end breaker tripped]"""
+    seconds = first(session, Action.END, policy=replace(POLICY, end_orphans=True))
+    assert seconds is not None
+    made = decide(session, replace(POLICY, end_orphans=True), WORLD, at(seconds))
+    assert made.inputs["evidence_ms"] == made.evidence_ms == at(evidence_s)
+
+
+@pytest.mark.parametrize(
+    ("session", "world", "by", "due_s"),
+    [
+        (lesson(ENDED), WORLD, None, 160),
+        (lesson(ENDED), replace(WORLD, reachable=False), None, 130),
+        (lesson(hint(Kind.ENDED, 100), hint(Kind.PAYING, 130, Source.CHAIN)), WORLD, "paying", 175),
+        (lesson(ENDED, hint(Kind.PAYING, 115, Source.CHAIN)), WORLD, None, 160),
+        (lesson(ENDED), replace(WORLD, others_due_ms=(at(190), at(210), at(221))), "other-session", 210),
+        (lesson(ENDED), replace(WORLD, others_due_ms=(at(160),)), None, 160),
+    ],
+)
+def test_decide__end_later_than_the_rule_says__names_what_puts_it_off(
+    session: Session, world: World, by: str | None, due_s: float
+) -> None:
+    """What puts an end off beyond what its rule says, and which of them does."""
+    made = look(session, due_s, world)
+    assert (made.action, made.due_ms, made.inputs.get("put_off_by")) == (Action.END, at(due_s), by)
+
+
+def test_decide__backend_has_its_head_start__names_it() -> None:
+    short = replace(POLICY, nudge_window_ms=0, disconnect_grace_ms=1_000)
+    made = look(lesson(ENDED), 112, policy=short)
+    assert (made.action, made.inputs["put_off_by"]) == (Action.END, "backend")
+    assert "put_off_by" not in look(lesson(ENDED), 112, replace(WORLD, direct=False), short).inputs
+    just = replace(short, backend_head_start_ms=1_000)
+    assert "put_off_by" not in look(lesson(ENDED), 112, policy=just).inputs
+
+
+def test_decide__world_that_changes_a_clock__is_in_the_record() -> None:
+    nobody = look(lesson(ENDED), 110, replace(WORLD, reachable=False))
+    assert nobody.inputs["reachable"] is False
+    alone = look(lesson(*beating(100)), 110, SOLE)
+    assert alone.inputs["sole_room"] is True
+    assert not {"reachable", "sole_room"} & set(look(lesson(ENDED), 110).inputs)
+
+
 def test_decide__end__records_what_it_saw_by_name() -> None:
     """`inputs` are the values that it saw: `explain` shows them, and the mass-end breaker reads the evidence's time"""
     session = lesson(
@@ -136,4 +196,5 @@ def test_decide__end__records_what_it_saw_by_name() -> None:
     }
     later = decide(session, Policy(), World(mass_end_ms=T0 + 1), T0 + 71_000)
     assert (later.action, later.inputs["mass_end_ms"]) == (Action.END, T0 + 1)
+    assert "put_off_by" not in made.inputs
     assert "evidence_ms" not in decide(session, Policy(), World(), T0 + 14_000).inputs

@@ -100,7 +100,7 @@ def test_explain__hang_up__names_rule_values_settings_and_due_time(one: Record) 
     key = one.session(5)
     due = NOW_MS + 30_000
     one.decision(
-        key, "wait", "ended", ended_hint_ms=NOW_MS - 30_000, due_ms=due, last_beat_ms=NOW_MS - 40_000, look_again_ms=due
+        key, "wait", "ended", since_ms=NOW_MS - 30_000, due_ms=due, last_beat_ms=NOW_MS - 40_000, look_again_ms=due
     )
     found = explained(one, "5")
     assert "reported over at 07:59:30" in found["rule"]

@@ -156,6 +156,26 @@ def test_decide__hint_of_a_record__older_than_effects_may_be_messages_nobody_but
     assert first(session, Action.END) == 100 + age_s + 60
 
 
+@pytest.mark.parametrize(("age_s", "nudged"), [(600, True), (600.001, False)])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Kind.ENDED, []),
+        (Kind.ENDED, [hint(Kind.HEARTBEAT, 5_000)]),
+        (Kind.DISCONNECTED, []),
+        (Kind.TIMEOUT, []),
+    ],
+    ids=["ended", "contradiction", "away", "timeout"],
+)
+def test_decide__each_word_of_a_record__counts_from_when_it_happened_for_messages(
+    kind: Kind, more: list[Hint], age_s: float, nudged: bool
+) -> None:
+    """A … hint older than EFFECT_MAX_AGE_S causes no message to participants."""
+    none = replace(POLICY, disconnect_grace_ms=0)
+    session = lesson(recorded(kind, 4_990 - age_s, 4_990), *more)
+    assert (decide(session, none, WORLD, at(4_990)).action is Action.NUDGE) is nudged
+
+
 def test_fold__record_read_again_after_an_answer__the_report_stays_withdrawn() -> None:
     session = lesson(ENDED, hint(Kind.STILL_HERE, 120, Source.PARTICIPANT), recorded(Kind.ENDED, 100, 500))
     assert session.ended_hint is None

@@ -172,6 +172,20 @@ def test_nudge__too_old_when_the_other_was_said__does_not_become_new_by_waiting(
         assert not str(decide(session, policy, WORLD, T0 + at_s * 1000).mark).startswith("ended@")
 
 
+@pytest.mark.parametrize(("late_s", "is_said"), [(540, True), (540.001, False)])
+def test_nudge__record_told_late__what_was_too_old_when_the_other_was_said_does_not_wait(
+    late_s: float, is_said: bool
+) -> None:
+    """What was too old to be said even then doesn't become new by waiting."""
+    policy = replace(POLICY, hints=Hints.NO, nudge_repeats=0)
+    happened_ms = T0 + 100_000 - round(late_s * 1_000)
+    late = replace(said(Kind.ENDED, 100, source=Source.RECORD), said_ms=happened_ms)
+    session = lesson(late, left(100, Role.TUTOR))
+    give(session, f"away:tutor@{T0 + 100_000}", T0 + 160_000)
+    marks = [str(decide(session, policy, WORLD, T0 + at_s * 1000).mark) for at_s in (161, 220)]
+    assert [mark.startswith("ended@") for mark in marks] == [False, is_said]
+
+
 def test_fold__two_channels_report_one_nudge__its_time_is_that_of_the_nudge_itself() -> None:
     """a dead channel delays nothing: not the repetition either"""
     session = lesson(said(Kind.ENDED, 100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,7 @@ TABLE: dict[Kind, dict[Trust, set[str]]] = {
     Kind.MAPPING: {A: NOTHING, M: NOTHING, C: NOTHING, P: NOTHING},
     Kind.CONNECTED: {A: {"weak_life_ms"}, M: NOTHING, C: BACK, P: BACK},
     Kind.HEARTBEAT: {A: {"weak_life_ms"}, M: NOTHING, C: {"beats"}, P: {"beats", "beat_source"}},
-    Kind.ENDED: {A: {"weak_end"}, M: NOTHING, C: {"ended_hint"}, P: {"ended_hint"}},
+    Kind.ENDED: {A: {"weak_end"}, M: NOTHING, C: {"ends"}, P: {"ends"}},
     Kind.DISCONNECTED: {A: NOTHING, M: NOTHING, C: NOTHING, P: NOTHING},  # the same role is away already
     Kind.TIMEOUT: {A: NOTHING, M: NOTHING, C: {"timeouts"}, P: {"timeouts"}},
     Kind.STILL_HERE: {A: NOTHING, M: NOTHING, C: NOTHING, P: {"still_here_ms", "away"}},
@@ -109,20 +110,32 @@ def test_fold__ending_said_long_before_the_session_began__is_another_lessons(kin
     assert (session.ended_hint, session.away, session.timeout_hint) == (None, {}, None)
 
 
-def test_fold__end_said_again__both_words_are_kept() -> None:
-    words = [hint(Kind.ENDED, at, payload={"n": at}) for at in (100, 200, 300)]
-    session = lesson(*words)
-    assert session.ended_hint is not None
-    assert session.ended_again is not None
-    assert (session.ended_hint.at_ms, session.ended_again.at_ms) == (T0 + 100_000, T0 + 300_000)
+@pytest.mark.parametrize(
+    ("said_s", "kept_s"),
+    [
+        ((100, 200, 300), (100, 200, 300)),
+        (range(100, 2_500, 100), (100, 500, 900, 1_300, 1_700, 1_900, 2_100, 2_300)),
+        ((100, 101, 105, 200, 300, 400, 500, 600, 700), (100, 105, 200, 300, 400, 500, 600, 700)),
+        ((100, 200, 300, 400, 500, 600, 700, 800, 801, 950), (100, 300, 400, 500, 600, 700, 800, 950)),
+    ],
+    ids=["few", "evenly", "one soon after the first", "one soon after the last"],
+)
+@pytest.mark.parametrize("kind", [Kind.ENDED, Kind.TIMEOUT, Kind.DISCONNECTED])
+def test_fold__word_said_again_and_again__few_are_kept_far_apart(
+    kind: Kind, said_s: Sequence[int], kept_s: Sequence[int]
+) -> None:
+    """of too many the one that came soonest after another is left out, and never the first"""
+    session = lesson(*[hint(kind, at) for at in said_s])
+    words = {Kind.ENDED: session.ends, Kind.TIMEOUT: session.timeouts, Kind.DISCONNECTED: session.losses}[kind]
+    assert [(word.at_ms - T0) // 1_000 for word in words] == list(kept_s)
 
 
 def test_fold__still_here__withdraws_every_word_of_an_end() -> None:
     words = [hint(Kind.ENDED, 100), hint(Kind.ENDED, 110), hint(Kind.TIMEOUT, 100), hint(Kind.DISCONNECTED, 100)]
     anonymous = hint(Kind.ENDED, 100, Source.OPEN_WEBHOOK)
     session = lesson(*words, anonymous, nudged(105, "x", ask=True), hint(Kind.STILL_HERE, 120, Source.PARTICIPANT))
-    left = (session.ended_hint, session.ended_again, session.timeout_hint, session.weak_end, session.asked_ms)
-    assert left == (None, None, None, None, 0)
+    left = (session.ended_hint, session.timeout_hint, session.weak_end, session.asked_ms)
+    assert left == (None, None, None, 0)
     assert session.away == {}
 
 
