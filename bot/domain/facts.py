@@ -4,8 +4,10 @@ A *hint* is something said off chain, already validated and normalised by the fe
 A *fact* is a hint that was stored: it has an id and never changes. The chain's own facts are its logs; they are
 stored once, in the `logs` table, and reach a session through `bot.domain.session`.
 
-Promises: everything here is immutable; addresses are checksummed or None; times are our receive time in epoch
-milliseconds (`received_ms`). What a browser's clock said (`said_ms`) is recorded and decides nothing.
+Promises: everything here is immutable; times are our receive time in epoch milliseconds (`received_ms`). What a
+browser's clock said (`said_ms`) is recorded and decides nothing; only the bundled backend's record dates its words, and
+that decides which lesson a word is of, and whether it is too old to message anybody, never when an end falls due.
+Doesn't check addresses: the feeds take them checksummed or not at all.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Source(StrEnum):
 
 
 class Trust(IntEnum):
-    """How far a word is believed; a higher level may do all that a lower one may."""
+    """How far a word is believed: see `bot.domain.trust`."""
 
     ANONYMOUS = 0  # look, link, nudge (limited); its signs of life only delay
     MAPPING = 1  # look and link, nothing else

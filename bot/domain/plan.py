@@ -1,6 +1,7 @@
 """What a participant's page is told of a session: what the chain says, what the keeper means to do, the bill.
 
-Promises: pure. Everything here is on the public chain already or follows from it; nothing is secret. Chain times are
+Promises: pure. Everything here is on the public chain, follows from it, or was said in the session's own rooms; nothing
+names who asked for it, and no key, secret or contact is here. Chain times are
 epoch seconds of blocks (`_s`, `startedAt`), the keeper's own times epoch ms (`…Ms`), amounts strings of base units.
 Doesn't promise that what is planned will happen: any fact may change it, and then there is a new plan.
 """

@@ -1,7 +1,7 @@
 """Who is believed how far: the one table.
 
-Promises: each level may do all that the levels below it may. `docs/operate.md` shows this table, and a test holds every
-cell of it against what the keeper does.
+Promises: each level may do all that the levels below it may, but MAPPING, which links and no more. `docs/operate.md`
+shows this table, and a test holds every cell of it against what the keeper does.
 """
 
 from __future__ import annotations

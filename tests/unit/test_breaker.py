@@ -86,6 +86,7 @@ def look(session: Session, seconds: float, policy: Policy = POLICY) -> Decision:
 
 
 def test_decide__breaker_tripped__what_it_rests_on_from_before_is_held() -> None:
+    """What rests on evidence from before it tripped is held"""
     decision = look(lesson(ENDED), 201)
     assert (decision.action, decision.reason, decision.inputs["hold"]) == (Action.HOLD, "ended", HOLD)
     assert look(lesson(*beating(100)), 201).inputs["hold"] == HOLD

@@ -333,7 +333,7 @@ def test_decide__end_said_again_and_again_while_signs_of_life_go_on__the_first_i
 
 
 def test_decide__silence_while_its_feed_is_down__waits() -> None:
-    """When a feed is down … what didn't arrive proves nothing."""
+    """what didn't arrive outside proves nothing"""
     session = lesson(*beating(100))
     decision = look(session, 10_000, World(feed=Feed(OPEN.since_ms, until_ms=at(150))))
     assert (decision.action, decision.reason) == (Action.WAIT, "silence")
@@ -350,6 +350,7 @@ def test_decide__silence_after_its_feed_returned__starts_afresh() -> None:
 
 
 def test_decide__silence_proven_before_its_feed_went_down__counts() -> None:
+    """what didn't arrive between the two proves silence"""
     world = World(feed=Feed(OPEN.since_ms, until_ms=at(160)))
     assert first(lesson(*beating(100)), Action.END, world) == 190
 

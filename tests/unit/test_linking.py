@@ -11,6 +11,7 @@ from bot.domain.linking import ROOM_WAIT_MS, Book, Link, Room, agrees, as_chain_
 from tests.support.sessions import KEY, OTHER_STUDENT, OTHER_TUTOR, STUDENT, T0, TUTOR, hint
 
 BOTH: dict[str, Any] = {"student": STUDENT, "tutor": TUTOR}
+OTHERS_KEY = SessionKey(8, OTHER_STUDENT, OTHER_TUTOR)
 
 
 @pytest.fixture
@@ -34,6 +35,31 @@ def said(kind: Kind = Kind.ENDED, room: str = "req_1", at_s: float = 10, **more:
 
 def rule(found: Link | None) -> tuple[SessionKey, str] | None:
     return (found.key, found.rule) if found else None
+
+
+@pytest.mark.parametrize(
+    ("more", "known", "expected"),
+    [
+        ({"room": "7", "tutor": TUTOR}, True, (KEY, "chain-id")),
+        ({"tutor": OTHER_TUTOR}, False, (OTHERS_KEY, "tutor")),
+        (
+            {"student": OTHER_STUDENT, "tutor": OTHER_TUTOR},
+            False,
+            (OTHERS_KEY, "addresses"),
+        ),
+        ({}, True, (OTHERS_KEY, "by hand")),
+    ],
+    ids=["id before room", "tutor", "addresses before tutor", "room before addresses"],
+)
+def test_link__several_rules_fit__the_first_in_the_order(
+    book: Book, more: dict[str, Any], known: bool, expected: object
+) -> None:
+    """joined by rules in a fixed order; the first that gives a session wins"""
+    book.add(OTHERS_KEY, T0)
+    room = Room("req_1", T0, T0, trust=Trust.CONFIGURED, student=STUDENT, tutor=TUTOR)
+    book.join(room, Link(OTHERS_KEY, "by hand"), Trust.CONFIGURED)
+    found = link(said(Kind.HEARTBEAT, **{"room": "req_1"} | more), room if known else None, book)
+    assert rule(found) == expected
 
 
 # The rules, in their order -------------------------------------------------------------------------------------------
@@ -143,7 +169,7 @@ def test_as_chain_id__text__a_number_or_none(room: str, number: int | None) -> N
 
 
 def test_link__room_named_by_anybody__carries_no_trusted_word(book: Book) -> None:
-    """what anybody could have sent makes the keeper look and nudge, never sign"""
+    """What anybody could have said of a room carries no more trusted word to a session."""
     room = joined(book, "req_1", trust=Trust.ANONYMOUS)
     assert link(said(), room, book) is None
     assert rule(link(said(source=Source.OPEN_WEBHOOK), room, book)) == (KEY, "addresses")
@@ -196,6 +222,7 @@ def found(book: Book, key: SessionKey = KEY) -> list[tuple[str, str]]:
 
 
 def test_rooms_for__announced_before_its_start__joined() -> None:
+    """What joins nothing waits for its `SessionStarted`."""
     book = Book()
     waiting(book, "req_1", -60)
     assert found(book) == [("req_1", "addresses")]
@@ -275,6 +302,7 @@ def test_link__number_that_is_no_chain_id_yet__addresses_decide(book: Book) -> N
 def test_link__end_that_the_record_dates__joined_only_if_it_is_of_this_lesson(
     book: Book, dated_s: float, expected: object
 ) -> None:
+    """or one that the backend's record dates before its start"""
     late = said(source=Source.RECORD, said_ms=T0 + round(dated_s * 1000), **BOTH)
     assert rule(link(late, None, book)) == expected
 

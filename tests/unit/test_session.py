@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -51,7 +51,7 @@ TABLE: dict[Kind, dict[Trust, set[str]]] = {
 @pytest.mark.parametrize("kind", TABLE, ids=str)
 @pytest.mark.parametrize("trust", Trust, ids=lambda trust: trust.name.lower())
 def test_fold__kind_at_trust__changes_what_its_trust_allows(kind: Kind, trust: Trust) -> None:
-    """Trust has levels."""
+    """a fact that its trust doesn't allow to count is ignored or counts as weak"""
     assert changed(kind, trust) - {"heard", "word_ms"} == TABLE[kind][trust]
 
 
@@ -192,6 +192,7 @@ def test_fold__alert__given_at_its_time() -> None:
 
 
 def test_fold__word_that_counts__says_when_from_whom_and_how_late() -> None:
+    """What a browser's clock said (`said_ms`) is recorded and decides nothing; only the … record dates its words"""
     session = lesson(
         hint(Kind.ENDED, 100, Source.RECORD, said_ms=T0 + 40_000),
         hint(Kind.TIMEOUT, 101, Source.RECORD, said_ms=T0 + 102_000),  # a clock that is ahead
@@ -313,6 +314,18 @@ def test_fold__words_below_configured__change_nothing_that_can_end_a_session(hin
             fold(session, Fact(number, one, KEY))
     ends = (session.ended_hint, session.timeout_hint, session.away, session.settle, session.beats.count)
     assert ends == (None, None, {}, None, 0)
+
+
+@pytest.mark.parametrize(
+    "one", [hint(Kind.ENDED), Fact(1, hint(Kind.ENDED), KEY), Beats(1, 2, 3), KEY], ids=lambda one: type(one).__name__
+)
+def test_facts__any_of_them__is_immutable(one: object) -> None:
+    """everything here is immutable"""
+    names = list(getattr(one, "_fields", ())) or [field.name for field in fields(one)]  # type: ignore[arg-type]
+    assert names
+    for name in names:
+        with pytest.raises(AttributeError):
+            setattr(one, name, None)
 
 
 def test_session_key__written_and_parsed__is_the_same() -> None:

@@ -202,6 +202,21 @@ def test_trust__every_source__has_a_level_in_the_table() -> None:
     assert set(trust.TABLE) == set(Trust) == set(trust.SPEAKERS)
 
 
+ORDER = (
+    (Allowed.NO, Allowed.DELAYS, Allowed.ARMS, Allowed.YES),
+    (Allowed.NO, Allowed.LIMITED, Allowed.UNLESS_ALIVE, Allowed.YES),
+)
+
+
+@pytest.mark.parametrize("right", Right, ids=lambda right: right.name.lower())
+def test_trust__each_level__may_do_all_that_lower_ones_may(right: Right) -> None:
+    """each level may do all that the levels below it may, but MAPPING, which links and no more"""
+    found = [trust.TABLE[level][right] for level in sorted(Trust) if level is not Trust.MAPPING]
+    assert any(found == sorted(found, key=order.index) for order in ORDER if set(found) <= set(order))
+    assert (trust.TABLE[Trust.MAPPING][right] is Allowed.YES) is (right is Right.LOOK)
+    assert trust.TABLE[Trust.MAPPING][right] in (Allowed.YES, Allowed.NO)
+
+
 def test_operate_md__trust__is_the_table() -> None:
     assert f"\n\n{trust.as_markdown()}\n\n" in GUIDE
     assert len(re.findall(r"^\| source \|", GUIDE, re.MULTILINE)) == 1
