@@ -150,9 +150,10 @@ class Judge:
         now, policy = self.stage.now, self.stage.policy
         said_ms = lesson.ended_ms + lesson.taken_for_its_ms
         assert said_ms, where
-        haunt_ms = min(lesson.haunt_ms, min(said_ms) + policy.contradiction_cap_ms)
-        if now - max(lesson.life_ms, haunt_ms) >= policy.disconnect_grace_ms:
-            return  # the signs of life have stopped; what anybody says puts it off, not for ever
+        last_ms = max(lesson.life_ms, lesson.still_ms, 0 if lesson.beats else min(said_ms))
+        haunted_ms = min(max(last_ms, lesson.haunt_ms), last_ms + policy.contradiction_cap_ms)
+        if now - haunted_ms >= policy.disconnect_grace_ms:
+            return  # the signs of life have stopped; what anybody says puts it off by the cap at most
         assert lesson.asked_ms, f"the question was delivered: {where}"
         assert now - lesson.asked_ms >= policy.nudge_window_ms, f"it could be answered: {where}"
         assert now - min(said_ms) >= policy.contradiction_cap_ms, f"the cap has passed: {where}"
