@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from bot.chain.rpc import Rpc
-from bot.chain.start import chain_name, identify, of_one_chain, wait_for_rpc
+from bot.chain.start import chain_name, identify, of_one_chain, sessions_ever, wait_for_rpc
 from bot.settings import Settings, database_url
 from bot.values import shown
 
@@ -35,8 +35,11 @@ class Ground:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Ground]:
-    """Waits for the node, takes the database's lock, brings its schema up to date and checks that it is ours."""
+async def opened(settings: Settings, *, any_contract: bool = False) -> AsyncIterator[Ground]:
+    """Waits for the node, takes the database's lock, brings its schema up to date and checks that it is ours.
+
+    `any_contract`: whatever has code will do, also what can answer nothing.
+    """
     contract = settings.contract()
     rpc = Rpc(settings.endpoints())
     async with contextlib.AsyncExitStack() as stack:
@@ -60,6 +63,10 @@ async def opened(settings: Settings) -> AsyncIterator[Ground]:
         # A database that knows the deployment block spares the search for it.
         start = settings.start_block if known is None or known.contract != contract else known.deploy_block
         identity = await identify(rpc, contract, start)
+        if not any_contract:
+            from bot.chain.langdao import LangDAO
+
+            await sessions_ever(LangDAO(rpc, contract), "latest", chain_id)
         writer = Writer(database, lock.ensure)
         stack.callback(writer.close)
         await writer(lambda tx: identities.claim(tx, identity))

@@ -92,10 +92,8 @@ async def sessions_ever(dao: LangDAO, at: Block, chain_id: int) -> int:
 async def identify(rpc: Rpc, contract: Address, start_block: int | None) -> Identity:
     """Which chain and contract this is; `start_block` None: the deployment is found by bisection.
 
-    Raises Misconfigured when there is no LangDAO at `contract`, or when the deployment can't be found.
+    Raises Misconfigured when there is no code at `contract`, or when the deployment can't be found.
     """
-    from bot.chain.langdao import LangDAO  # late: the chain is asked before it is imported
-
     chain_id = int(await rpc.call("eth_chainId"), 16)
     genesis, head = await asyncio.gather(rpc.header(0), rpc.header("latest"))
     if genesis is None or head is None:
@@ -104,7 +102,6 @@ async def identify(rpc: Rpc, contract: Address, start_block: int | None) -> Iden
         raise Misconfigured(
             f"CONTRACT_ADDRESS: no code at {contract} on {chain_name(chain_id)}. Deployed elsewhere? Check RPC_URL."
         )
-    await sessions_ever(LangDAO(rpc, contract), "latest", chain_id)
     head_number = int(head.number, 16)
     if start_block is None:
         number, block_hash = await find_deployment(rpc, contract, head_number)

@@ -52,7 +52,7 @@ async def index(settings: Settings, *, details: bool, follow: bool, tell: Tell) 
     Raises Violated, or TryAgain when the node gave nothing for too long.
     """
     with for_bulk():
-        async with opened(settings) as ground:
+        async with opened(settings, any_contract=True) as ground:
             return await _Indexing(settings, ground, tell).work(details=details, follow=follow)
 
 
