@@ -115,7 +115,7 @@ class Keeper:
 
     async def start(self, key: SessionKey, at_s: float = 0, *, tell: bool = True) -> None:
         self.block += 1
-        start = Start(*key, 0, self.block, f"0xs{self.block}", T0_S + int(at_s))
+        start = Start(*key, 0, self.block, T0_S + int(at_s))
         await self.writer(lambda tx: chain_rows.append(tx, Rows(starts=[start]), NOT_FINAL))
         details = chain_details.Details(*key, 0, T0_S + int(at_s), RATE, TOKEN)
         await self.writer(lambda tx: chain_details.fill_details(tx, [details]))
