@@ -271,6 +271,9 @@ class Bench:
     def nonce(self, tag: str = "latest") -> int:
         return int(self.world.node.rpc("eth_getTransactionCount", self.sender.address, tag), 16)
 
+    def node_knows(self, tx_hash: str) -> bool:
+        return self.world.node.rpc("eth_getTransactionByHash", tx_hash) is not None
+
     def pay(self, sender: str, signature: str, *values: Any, fee: int = HIGH_FEE) -> str:
         """A transaction of somebody else who bids this much."""
         request = {"from": sender, "to": self.world.contract, "data": calldata(signature, *values), "gas": hex(500_000)}

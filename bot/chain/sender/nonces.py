@@ -48,6 +48,11 @@ class Group:
         return all(tx.state in (txs.CONFIRMED, txs.REPLACED, txs.LOST) for tx in self.txs)
 
     @property
+    def unheard_of(self) -> bool:
+        """A settlement, of which no node has said that it has it."""
+        return self.newest.kind == txs.SETTLE and all(tx.state == txs.STORED for tx in self.txs)
+
+    @property
     def unmined(self) -> bool:
         return not self.deep and self.mined is None
 

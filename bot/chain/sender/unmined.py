@@ -12,6 +12,8 @@ Promises
  - The lowest unmined nonce is the first to be replaced, and bids at least as high as any behind it. At its cap it
    waits, with an alert, as it does when the balance or the day's budget is used up. Nothing is replaced while a nonce
    below is missing or somebody else's.
+ - A settlement that no node has taken isn't said where the node has somebody else's at its nonce: it would take that
+   one's place. It waits for what becomes of it. If its session is over it is retracted all the same, as any.
  - After a crash each transaction is looked up; later those that may have gone: refused, old, taken back by a reorg, or
    above what the node says is pending.
 Doesn't promise that a retraction is in time.
@@ -86,18 +88,16 @@ class Unmined:
             self._say_if_dear(groups)
         back = await undo(self._outbox, groups)
         held, unknown, pending = await self._look(groups, at, {tx.nonce for tx in back})
-        self._contested = {
-            group.nonce
-            for group in groups
-            if group.nonce in self._outbox.outbid and group.nonce < pending and unknown >= {tx.hash for tx in group.txs}
-        }
+        taken = [g for g in groups if g.nonce < pending and unknown >= {tx.hash for tx in g.txs}]
+        self._contested = {group.nonce for group in taken if group.nonce in self._outbox.outbid}
+        left_alone = {group.nonce for group in taken if group.unheard_of}
         anew, going = self._sorted_out(groups, held)
         signed = await self._take_out(anew, standing)
         signed |= await self._fill(groups, pending, standing)
         if groups[0].nonce <= used:  # else a nonce below is missing, and no bid helps
             others = [group for group in groups if group.nonce not in signed]
-            signed |= await self._replace(others, held, standing)
-        again = [group.newest for group in going if group.nonce not in signed]
+            signed |= await self._replace(others, held, self._contested | left_alone, standing)
+        again = [group.newest for group in going if group.nonce not in signed | left_alone]
         await self._outbox.say([tx for tx in again if tx.state == txs.STORED or tx.hash in unknown])
 
     async def _look(self, groups: Sequence[Group], at: At, back: set[int]) -> tuple[set[SessionKey], set[str], int]:
@@ -186,14 +186,16 @@ class Unmined:
         log.warning("nonce.filling", nonce=nonce, above=groups[0].nonce)
         return await self._send([Draft((), txs.FILL, nonce, bid)], standing)
 
-    async def _replace(self, groups: Sequence[Group], held: set[SessionKey], standing: Standing) -> set[int]:
+    async def _replace(
+        self, groups: Sequence[Group], held: set[SessionKey], others: set[int], standing: Standing
+    ) -> set[int]:
         """Raises the lowest bid first; those behind it only if their own is too low for the next block."""
         at, market = standing.at, standing.market
         drafts: list[Draft] = []
         purse = await self._funds.purse(standing.balance)
         for number, group in enumerate(groups):
             tx = group.newest
-            if group.nonce in self._contested:
+            if group.nonce in others:
                 break
             settle = tx.kind == txs.SETTLE
             items = tuple(item for item in tx.items if item.key in held)[: self._carrier.most] if settle else tx.items

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from bot.chain import codec
+from bot.chain.fees import GWEI
 from bot.domain.facts import SessionKey
 from bot.store.tables import TxRow
 from tests.integration.test_store import postgres, url
@@ -195,3 +196,34 @@ async def test_crash__signed_ahead_and_over_by_then__its_nonce_is_used_for_nothi
     await bench.until(lambda: [row for row in bench.txs() if row.kind == "retract" and row.mined_block], mine=True)
     assert {row.nonce for row in bench.txs()} == {held.early[0].nonce}
     assert bench.ended() == [key.session_id]
+
+
+@pytest.mark.parametrize("replaced_after", [0, 3])
+async def test_crash__signed_ahead_at_a_nonce_that_somebody_else_took__theirs_is_left_alone(
+    bench: Bench, replaced_after: int
+) -> None:
+    """A settlement that no node has taken isn't said where the node has somebody else's at its nonce: it would take
+    that one's place. It waits for what becomes of it."""
+    key = bench.lesson()
+    bench.mining(False)
+    theirs = ""
+
+    def taken() -> Awaitable[Any]:
+        nonlocal theirs
+        theirs = foreign(bench, maxFeePerGas=hex(3 * GWEI // 2), maxPriorityFeePerGas=hex(GWEI // 10))  # less than ours
+        return asyncio.Event().wait()
+
+    async with asked_for(bench, key, taken) as held:
+        await bench.kill()
+    bench.urls = [bench.world.node.url]
+    bench.config = {"replace_after_blocks": replaced_after}
+    bench.boot()
+    bench.settle(key)
+    bench.look()
+    await until(lambda: bench.sender._seen == bench.sender._head)
+    await bench.until(lambda: bench.node_knows(theirs))
+    assert not bench.node_knows(held.early[0].hash)
+    assert await bench.outcome() == "lost"
+    bench.settle(key)
+    assert await bench.outcome(2) == "settled"
+    assert (bench.ended(), bench.node_knows(theirs)) == ([key.session_id], True)
