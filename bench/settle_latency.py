@@ -1,6 +1,8 @@
 """From the decision, as stored, to the node's acceptance of the signed bytes; beside it the same calls made bare.
 
-Promises: both sides ask the same, through the same proxy, and end by its clock; they take turns, each from rest.
+Promises: both sides ask the same, through the same proxy, and end by its clock; they take turns, each from rest and
+when the keeper has followed the chain so far, and who goes first changes each time. Of the slowest of either side it is
+told in which step they were.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import random
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -25,15 +28,43 @@ from scripts.world.chain import END_SESSION
 FOLLOWING = {"eth_getBlockByNumber", "eth_getBlockByHash", "eth_getLogs", "eth_blockNumber"}
 
 
+ANSWERED = "answer → bytes leave"  # the check, and what signing and the commits take longer than the node
+INSIDE = {  # of what `bench.staged` notes, from one step to the next; beside the calls, and not to be added to them
+    "inside: the decision's commit": ("the commit begins", "the commit ends"),
+    "inside: signing": ("checked", "signed"),
+    "inside: the durable commit": ("the durable commit begins", "the durable commit ends"),
+}
+WORST = 4  # of either side, whose steps are told
+RESAMPLED = 2_000
+STEPS_OF_BARE = ("the same calls", "durable commit", "eth_sendRawTransaction")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One settlement: how long it took, and in which steps."""
+
+    ms: float
+    steps_ms: dict[str, float]
+
+
 @dataclass(slots=True)
 class Latency:
-    daemon_ms: list[float] = field(default_factory=list)
-    bare_ms: list[float] = field(default_factory=list)
-    phases_ms: dict[str, list[float]] = field(default_factory=dict)
+    daemon: list[Settled] = field(default_factory=list)
+    bare: list[Settled] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)  # requests and calls in them, before signing
 
-    def phase(self, name: str, seconds: float) -> None:
-        self.phases_ms.setdefault(name, []).append(seconds * 1000)
+    def ratio(self, share: float) -> float:
+        """The daemon's percentile over the bare one."""
+        return _ratio([one.ms for one in self.daemon], [one.ms for one in self.bare], share)
+
+    def spread(self, share: float) -> tuple[float, float]:
+        """Within which the ratio is for nine of ten such runs, by drawing from this one anew: what it can tell."""
+        chance, daemon, bare = random.Random(0), [one.ms for one in self.daemon], [one.ms for one in self.bare]
+        drawn = [
+            _ratio(chance.choices(daemon, k=len(daemon)), chance.choices(bare, k=len(bare)), share)
+            for _ in range(RESAMPLED)
+        ]
+        return percentile(drawn, 0.05), percentile(drawn, 0.95)
 
 
 class Bare:
@@ -84,10 +115,10 @@ class Bare:
         self._process.stdin.write(json.dumps({"rounds": rounds, "raw": raw}).encode() + b"\n")
         said = json.loads(await self._process.stdout.readline())
         [send] = [one for one in self._world.proxy.exchanges[first:] if one.sends]
-        latency.bare_ms.append((send.ended - said["began"]) * 1000)
-        latency.phase("bare: the durable commit", said["commit_s"])
-        for round_s in said["rounds_s"]:
-            latency.phase("bare: one round of calls", round_s)
+        *looks_s, send_s = said["rounds_s"]
+        took_s = (sum(looks_s), said["commit_s"], send_s)
+        steps_ms = {name: seconds * 1000 for name, seconds in zip(STEPS_OF_BARE, took_s, strict=True)}
+        latency.bare.append(Settled((send.ended - said["began"]) * 1000, steps_ms))
 
     def _as_now(self, exchange: Exchange, was: str, tutor: str, head: str, raw: str) -> str:
         document = json.loads(exchange.body)
@@ -106,23 +137,32 @@ def _at(parameter: Any, head: str) -> Any:
 
 
 async def measure_latency(world: World, count: int) -> Latency:
-    """`count` settlements by the daemon, each followed by a bare one. Sessions 1 … 2 × count."""
+    """`count` settlements by the daemon and as many bare ones, in turns. Sessions 1 … 2 × count."""
     latency = Latency()
     bare = await Bare.start(world)
+    template: list[list[Exchange]] = []
+    was = ""  # the tutor that its calls are about
+
+    async def followed(ended: int) -> None:
+        await until("the index", lambda: world.record.settled([1, ended]) == ended)
+        await world.proxy.quiet()
+
     try:
-        for number in range(count):
-            session_id, tutor, other = 2 * number + 1, account(0xBB, 2 * number), account(0xBB, 2 * number + 1)
-            await world.proxy.quiet()
-            mine = await settled_by_daemon(world, session_id, tutor, latency)
-            await world.proxy.quiet()
-            await bare.settle(mine, tutor, other, latency)
-            await until("the index", lambda n=number: world.record.settled([1, 2 * n + 2]) == 2 * n + 2)
+        for done in range(0, 2 * count, 2):
+            mine, other = (done, done + 1) if done % 4 == 0 else (done + 1, done)  # who goes first takes the first
+            for turn in (done, done + 1):
+                await followed(turn)
+                if turn == mine:
+                    template, was = await settled_by_daemon(world, mine + 1, latency), account(0xBB, mine)
+                else:
+                    await bare.settle(template, was, account(0xBB, other), latency)
+        await followed(2 * count)
     finally:
         await bare.close()
     return latency
 
 
-async def settled_by_daemon(world: World, session_id: int, tutor: str, latency: Latency) -> list[list[Exchange]]:
+async def settled_by_daemon(world: World, session_id: int, latency: Latency) -> list[list[Exchange]]:
     """One settlement; the exchanges that made it."""
     first = len(world.proxy.exchanges)
     world.record.ask([session_id])
@@ -138,22 +178,36 @@ async def settled_by_daemon(world: World, session_id: int, tutor: str, latency: 
         for one in world.proxy.exchanges[first:]
         if one.began >= decided - 0.002 and 0 < one.ended <= send.ended and not FOLLOWING & set(one.methods)
     ]
-    latency.daemon_ms.append((send.ended - decided) * 1000)
     looks = [one for one in mine if not one.sends]
     asking_s = sum(one.ended - one.began for one in looks)
-    latency.phase("decision → first call", (looks[0] if looks else send).began - decided)
-    latency.phase("requests before signing", asking_s)
     latency.asked.append((len(looks), sum(len(one.methods) for one in looks)))
+    steps_s = {"decision → first call": (looks[0] if looks else send).began - decided}
     if looks:
-        latency.phase("between these requests", looks[-1].ended - looks[0].began - asking_s)
-        latency.phase("last answer → bytes leave (check, sign, durable commit)", send.began - looks[-1].ended)
-    latency.phase("eth_sendRawTransaction", send.ended - send.began)
+        steps_s["the calls"] = asking_s
+        steps_s["between the calls"] = looks[-1].ended - looks[0].began - asking_s
+        steps_s[ANSWERED] = send.began - looks[-1].ended
+    steps_s["eth_sendRawTransaction"] = send.ended - send.began
+    steps_ms = {name: seconds * 1000 for name, seconds in steps_s.items()}
+    latency.daemon.append(Settled((send.ended - decided) * 1000, steps_ms))
     return grouped(mine)
 
 
 def percentile(values: list[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+
+
+def _ratio(daemon_ms: list[float], bare_ms: list[float], share: float) -> float:
+    return percentile(daemon_ms, share) / percentile(bare_ms, share)
+
+
+def look_inside(latency: Latency, file: Path) -> None:
+    """Adds to the daemon's steps those that can't be seen from outside."""
+    lines = [dict(reversed(json.loads(line)["steps"])) for line in file.read_text().splitlines()]
+    for settled, at in zip(latency.daemon, lines, strict=True):
+        for name, (begins, ends) in INSIDE.items():
+            if begins in at and ends in at:
+                settled.steps_ms[name] = (at[ends] - at[begins]) * 1000
 
 
 def tell_steps(file: Path) -> None:
@@ -176,10 +230,18 @@ def tell_steps(file: Path) -> None:
 
 
 def tell(latency: Latency) -> None:
-    for name, values in (("daemon", latency.daemon_ms), ("bare", latency.bare_ms)):
-        p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-        say(f"{name:7} p50 {p50:6.1f} ms   p99 {p99:6.1f} ms   n {len(values)}")
     [((requests, calls), _)] = collections.Counter(latency.asked).most_common(1)
     say(f"before signing: {calls} calls in {requests} requests")
-    for name, values in latency.phases_ms.items():
-        say(f"  {statistics.median(values):6.1f} ms  p99 {percentile(values, 0.99):6.1f}  {name} (n {len(values)})")
+    for name, settled in (("daemon", latency.daemon), ("bare", latency.bare)):
+        all_ms = [one.ms for one in settled]
+        p50, p99 = percentile(all_ms, 0.5), percentile(all_ms, 0.99)
+        say(f"{name:7} p50 {p50:6.1f} ms   p99 {p99:6.1f} ms   n {len(settled)}")
+        for step in settled[0].steps_ms:
+            values = [one.steps_ms[step] for one in settled if step in one.steps_ms]
+            say(f"  {statistics.median(values):6.1f} ms  p99 {percentile(values, 0.99):6.1f}  {step}")
+        for one in sorted(settled, key=lambda one: one.ms)[-WORST:]:
+            steps = ", ".join(f"{step} {ms:.1f}" for step, ms in one.steps_ms.items())
+            say(f"  slow: {one.ms:6.1f} ms: {steps}")
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        low, high = latency.spread(share)
+        say(f"ratio of the {name} {latency.ratio(share):.2f}, drawn anew from these {low:.2f} to {high:.2f} (9 in 10)")
