@@ -32,7 +32,7 @@ Patch = pytest.MonkeyPatch
 
 
 def ignores_signs_of_life(patch: Patch) -> None:
-    patch.setattr(rules, "_alive", lambda *_: 0)
+    patch.setattr(rules, "alive_ms", lambda *_: 0)
 
 
 def counts_browser_time(patch: Patch) -> None:
