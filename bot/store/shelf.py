@@ -1,7 +1,8 @@
 """A small file of named texts that survive their program: the bundled backend's memory, where it has no Redis.
 
 Promises: what `write` returned from is there after a crash of the program; one `write` is all or nothing; a file
-belongs to one process at a time. What has expired isn't read. Doesn't promise to survive the machine's power cut.
+belongs to one process at a time. What has expired isn't read. Others can read neither the file nor what SQLite keeps
+beside it. Doesn't promise to survive the machine's power cut.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class FileShelf:
         """Raises Misconfigured when the file can't be used, or another process has it."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._path.touch(mode=0o600)  # before SQLite does: the log beside it takes the rights of this
             self._file = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False, isolation_level=None)
             # Held from here on: two programs on one file would overwrite each other's rooms.
             self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -51,7 +53,6 @@ class FileShelf:
             self._file.execute("BEGIN IMMEDIATE")
             self._file.execute(_TABLE)
             self._file.execute("COMMIT")
-            self._path.chmod(0o600)
         except (OSError, sqlite3.Error) as error:
             raise Misconfigured(f"{self._setting} {self._path}: {error}. Name a file of its own") from None
 

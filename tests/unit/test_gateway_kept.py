@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,6 +86,22 @@ asyncio.run(main())
     assert await shelf.read(1500) == [("room", "a", "1")]
     await shelf.close()
     assert path.stat().st_mode & 0o077 == 0
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+async def test_file__made_and_written__nothing_of_it_is_for_others(tmp_path: Path) -> None:
+    """Others can read neither the file nor what SQLite keeps beside it."""
+    before = os.umask(0o022)
+    try:
+        shelf = shelf_at(tmp_path / "gateway.db")
+        await shelf.write([("room", "a", "1", 2_000)], 0)
+        assert modes_in(tmp_path) == {"gateway.db": 0o600, "gateway.db-wal": 0o600}
+        await shelf.close()
+    finally:
+        os.umask(before)
 
 
 async def test_file__an_entry_that_cant_be_written__none_of_them_is(tmp_path: Path) -> None:
