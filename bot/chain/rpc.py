@@ -55,9 +55,8 @@ class Rpc:
         self._session: aiohttp.ClientSession | None = None
         self.requests = 0
         self.log_requests = 0  # those that asked for logs, a batch counting once
-        self.observe: Callable[[str, str, float, bool], None] = lambda *_: (
-            None
-        )  # endpoint, method, seconds until decoded, answered
+        # endpoint, method, seconds until it is decoded, answered
+        self.observe: Callable[[str, str, float, bool], None] = lambda *_: None
         self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
