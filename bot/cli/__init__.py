@@ -120,7 +120,7 @@ def _in_words(error: KeeperError) -> tuple[str, int]:
 
     match error:
         case Misconfigured():
-            return str(error), 2
+            return f"{error}{_slip(str(error))}", 2
         case Unreachable():
             return f"RPC_URL: no usable answer from {error.endpoint} ({error.reason}). Is the node running?", 2
         case RpcError():
@@ -129,6 +129,17 @@ def _in_words(error: KeeperError) -> tuple[str, int]:
             return f"{error}. Try again in a moment", 2
         case _:
             return str(error), 1
+
+
+def _slip(said: str) -> str:
+    """The name that was written instead of the one that is missed, if it looks like that."""
+    missed, found, _ = said.partition(" is not set")
+    if not found:
+        return ""
+    from bot.ops.doctor.names import written_for
+
+    names = written_for(missed)
+    return f". {' and '.join(names)} is set, and nobody reads that" if names else ""
 
 
 def _database_trouble(error: Exception) -> str | None:

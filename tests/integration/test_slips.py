@@ -120,6 +120,16 @@ def test_run__names_that_nobody_reads__says_so_at_its_start(shared: World, tmp_p
     assert "APRISE_URLS (did you mean APPRISE_URLS?)" in log.read_text()
 
 
+@pytest.mark.parametrize("where", ["in .env", "in the environment"])
+def test_command__slip_in_the_name_of_what_it_needs__says_which_name_is_there(tmp_path: Path, where: str) -> None:
+    slip = {"CONTRACT_ADRESS": "0x" + "ab" * 20}
+    if where == "in .env":
+        (tmp_path / ".env").write_text(f"CONTRACT_ADRESS={slip.pop('CONTRACT_ADRESS')}\n")
+    told = refused(tmp_path, "stranded", RPC_URL="http://127.0.0.1:9", **slip)
+    assert told.startswith("CONTRACT_ADDRESS is not set")
+    assert told.endswith("CONTRACT_ADRESS is set, and nobody reads that")
+
+
 @pytest.mark.parametrize("value", ["{a:1}", "[1]", "off"])
 def test_socket_events__no_json_object__is_one_line(tmp_path: Path, value: str) -> None:
     assert "SOCKET_EVENTS is not a JSON object" in refused(tmp_path, "status", SOCKET_EVENTS=value)

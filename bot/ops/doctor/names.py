@@ -48,17 +48,30 @@ async def names(patient: Patient) -> Check:
     return Check("names", "warning", f"not read: {', '.join(said)}", "Mend or remove them: docs/configure.md")
 
 
+def written_for(name: str) -> list[str]:
+    """The names that somebody set, that nobody reads, and that are nearly this one."""
+    odd, known = _odd()
+    return [one for one in odd if _near(one, known) == name]
+
+
 def unread() -> list[str]:
     """What somebody set and nobody reads, with what was meant; never a value."""
+    odd, known = _odd()
+    said = [f"{name} (did you mean {near}?)" if (near := _near(name, known)) else name for name in odd]
+    written = names_in(Path(".env"))
+    said += [f"{name} but for its last line" for name, times in Counter(written).items() if times > 1]
+    said += [f"line {number} of .env, which isn't NAME=value" for number in _broken_lines(Path(".env"))]
+    return said
+
+
+def _odd() -> tuple[list[str], set[str]]:
+    """The names that nobody reads, and those that there are."""
     known = {name.upper() for name in Settings.model_fields}
     written = names_in(Path(".env"))
     odd = [name for name in written if name.upper() not in known and name.upper() not in OTHERS]
     told = known | OTHERS | {name.upper() for name in odd}
     odd += [name for name in os.environ if name.upper() not in told and _near(name, known)]
-    said = [f"{name} (did you mean {near}?)" if (near := _near(name, known)) else name for name in odd]
-    said += [f"{name} but for its last line" for name, times in Counter(written).items() if times > 1]
-    said += [f"line {number} of .env, which isn't NAME=value" for number in _broken_lines(Path(".env"))]
-    return said
+    return odd, known
 
 
 def _near(name: str, known: set[str]) -> str | None:

@@ -170,7 +170,7 @@ async def disk(patient: Patient) -> Check:
     """Is there room where the database is?"""
     path: Path | None = patient.notes.get("beside")
     if path is None:
-        raise Skip("the database isn't a file of this machine")
+        raise Skip("the database is no file of this machine, or its place isn't known")
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
