@@ -156,12 +156,33 @@ def test_decide__backend_has_its_head_start__names_it() -> None:
     assert "put_off_by" not in look(lesson(ENDED), 112, policy=just).inputs
 
 
-def test_decide__world_that_changes_a_clock__is_in_the_record() -> None:
-    nobody = look(lesson(ENDED), 110, replace(WORLD, reachable=False))
-    assert nobody.inputs["reachable"] is False
-    alone = look(lesson(*beating(100)), 110, SOLE)
-    assert alone.inputs["sole_room"] is True
-    assert not {"reachable", "sole_room"} & set(look(lesson(ENDED), 110).inputs)
+def test_decide__what_changes_a_clock_now_and_then__is_in_the_record_by_name() -> None:
+    """`inputs` are the values that it saw"""
+    session = lesson(
+        *beating(40),
+        hint(Kind.STILL_HERE, 42, Source.PARTICIPANT),
+        hint(Kind.HEARTBEAT, 43, Source.OPEN_WEBHOOK),
+        nudged(131, "ask", ask=True),
+        reported=True,
+    )
+    seen = {
+        "still_here_ms": at(42),
+        "weak_life_ms": at(43),
+        "asked_ms": at(131),
+        "reachable": False,
+        "reported": True,
+        "sole_room": True,
+        "feed_since_ms": at(1),
+        "feed_until_ms": at(2),
+    }
+    world = World(Feed(at(1), at(2), sole_room=True), reachable=False)
+    assert seen.items() <= look(session, 140, world).inputs.items()
+    assert not seen.keys() & look(lesson(*beating(40)), 41).inputs.keys()
+    assert "feed_since_ms" not in look(lesson(*beating(40)), 41, World(Feed(T0))).inputs
+    unheard = look(lesson(ENDED), 140, World(Feed(at(1), at(2)))).inputs  # no clock of it reads silence
+    assert not {"feed_since_ms", "feed_until_ms"} & unheard.keys()
+    lost = look(lesson(away()), 140, World(Feed(at(1)))).inputs
+    assert lost["feed_since_ms"] == at(1)
 
 
 def test_decide__end__records_what_it_saw_by_name() -> None:
