@@ -273,7 +273,9 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(300, ge=0, description="end so long after it was used up")
     orphan_after_s: float = Field(7200, gt=0, description="age at which a session never heard of off chain is reported")
     end_orphans: bool = Field(False, description="1: end such sessions too")
-    feed_silence_s: float = Field(45, gt=0, description="the webhook feed counts as down after so long without a post")
+    feed_silence_s: float = Field(
+        45, gt=0, description="the webhook feed counts as down after so long without a post; below HEARTBEAT_TIMEOUT_S"
+    )
     sole_room_timeout_s: float = Field(300, gt=0, description="silence of the only room heard ends it only after this")
     trust_backend_hints: Literal["yes", "corroborated", "no"] = Field(
         "yes",

@@ -120,6 +120,15 @@ async def test_doctor__each_trust_in_hints__is_told_with_its_risk(shared: World)
     assert len(told) == 3
 
 
+@pytest.mark.provokes("doctor.silence.warning")
+@pytest.mark.parametrize(("feed_s", "result"), [(45, "ok"), (60, "warning")])
+async def test_doctor__feed_counts_as_up_for_longer_than_heartbeats_do__warns(
+    shared: World, feed_s: int, result: str
+) -> None:
+    said = (await found(shared, feed_silence_s=feed_s, heartbeat_timeout_s=60))["silence"]
+    assert (said.result, "FEED_SILENCE_S" in str(said.remedy)) == (result, result == "warning")
+
+
 @pytest.mark.provokes("doctor.ends.warning")
 def test_doctor__nothing_can_report_an_end__warns_with_the_way_out(shared: World, tmp_path: Path) -> None:
     said = examined(tmp_path, **settings(shared))["ends"]

@@ -44,6 +44,7 @@ STAGES: tuple[dict[str, Checker], ...] = (
         "nudges": around.nudges,
         "public-url": around.public_url,
         "hints": around.hints,
+        "silence": around.silence,
         "alerts": around.alerts,
     },
     {"database": record.database},

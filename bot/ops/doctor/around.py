@@ -114,6 +114,15 @@ async def hints(patient: Patient) -> Check:
     return Check("hints", "ok", f"TRUST_BACKEND_HINTS={hints}: {RISK_OF_HINTS[hints]}")
 
 
+async def silence(patient: Patient) -> Check:
+    feed_s, session_s = patient.settings.feed_silence_s, patient.settings.heartbeat_timeout_s
+    value = f"a session's heartbeats for {session_s:g} s, the webhook feed's posts for {feed_s:g} s"
+    if feed_s < session_s:
+        return Check("silence", "ok", value)
+    value += ": when the feed stops, each session looks silent before the feed counts as down"
+    return Check("silence", "warning", value, "Set FEED_SILENCE_S below HEARTBEAT_TIMEOUT_S")
+
+
 async def alerts(patient: Patient) -> Check:
     if patient.settings.apprise_urls is None:
         return Check("alerts", "warning", "go to the log and the database only", "Set APPRISE_URLS to be told")

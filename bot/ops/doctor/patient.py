@@ -101,6 +101,7 @@ READS = {
     "redis": ("REDIS_URL",),
     "public-url": ("PUBLIC_URL",),
     "hints": ("TRUST_BACKEND_HINTS",),
+    "silence": ("FEED_SILENCE_S", "HEARTBEAT_TIMEOUT_S"),
     "alerts": ("APPRISE_URLS",),
     "database": ("DATABASE_URL",),
     "webhook": ("WEBHOOK_SECRET_FILE", "HTTP_BIND"),
