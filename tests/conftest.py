@@ -5,6 +5,7 @@
 """
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
@@ -19,3 +20,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "keeper"))
 # a seed would be another history every time. There is no setting for it.
 NO_CONSTANTS = providers._local_constants
 providers._get_local_constants = lambda: NO_CONSTANTS
+
+# A shell that starts us in the background has us ignore Ctrl-C, and with us the commands that are to end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -106,12 +106,14 @@ async def test_index__interrupted_by_ctrl_c__exits_130_and_resumes(world: World,
     interrupted: list[str] = []
 
     def interrupt(seen: str, process: subprocess.Popen[bytes]) -> None:
-        if len(PROGRESS.findall(seen)) == 2 and not interrupted:
+        if len(PROGRESS.findall(seen)) >= 2 and not interrupted:
+            slow.before = lambda body: asyncio.sleep(30) if is_page(body) else None  # no end before the interrupt
             interrupted.append(seen)
             process.send_signal(signal.SIGINT)
 
     given = settings(world, tmp_path, slow.url)
     code, seen = await asyncio.to_thread(on_a_terminal, tmp_path, interrupt, **given)
+    slow.before = lambda body: None
     assert code == 130
     assert "Traceback" not in seen
     async with index(world, tmp_path / "a.db") as one:

@@ -36,6 +36,12 @@ def followed(home: Path, given: dict[str, Any]) -> bool:
     return '"session_id": 1' in inside(home, "sessions", "--json", **given).out
 
 
+def detailed(home: Path) -> bool:
+    """What logs don't carry was read too: from now on nothing is added to what is there."""
+    found = rows(home)
+    return all(row.rate for row in found["sessions"]) and all(row.ended_by for row in found["settlements"])
+
+
 def told(home: Path, name: str) -> bool:
     return name in (home / "log").read_text()
 
@@ -75,7 +81,7 @@ def test_run__reorg_below_the_finalized_block__signs_nothing_alerts_and_goes_on_
         world.node.mine(70)
         given = settings(world, tmp_path, BACKEND_PRIVATE_KEY=OWNER_KEY)
         with running(tmp_path, "run", **given):
-            until(lambda: followed(tmp_path, given))
+            until(lambda: followed(tmp_path, given) and detailed(tmp_path))
             recorded = rows(tmp_path)
             assert [row.finality for row in recorded["settlements"]] == ["final"]
             world.node.rpc("anvil_reorg", DEPTH, [])
@@ -111,7 +117,7 @@ def test_run__node_takes_back_final_blocks_and_comes_to_its_senses__settles_then
         other.node.mine(200)
         given = settings(world, tmp_path, BACKEND_PRIVATE_KEY=OWNER_KEY, RPC_URL=proxy.url)
         with running(tmp_path, "run", **given):
-            until(lambda: followed(tmp_path, given))
+            until(lambda: followed(tmp_path, given) and detailed(tmp_path))
             recorded = rows(tmp_path)
             nonces = [one.node.rpc("eth_getTransactionCount", one.owner, "pending") for one in (world, other)]
             proxy.node_url = other.node.url
