@@ -23,8 +23,9 @@ from bot.feeds.limits import Window
 from bot.feeds.mapping import MappingFeed
 from bot.feeds.tee import Tee
 from bot.ops.alerts import Alerts
+from bot.places import state_dir
 from bot.reconciler import Reconciler
-from bot.settings import Settings, state_dir
+from bot.settings import Settings
 from bot.store.aftermath import EndedRooms
 from bot.store.db import Writer
 from bot.store.tee import TeeQueue

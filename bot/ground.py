@@ -16,7 +16,8 @@ import structlog
 
 from bot.chain.rpc import Rpc
 from bot.chain.start import chain_name, identify, of_one_chain, sessions_ever, wait_for_rpc
-from bot.settings import Settings, database_url
+from bot.places import database_url
+from bot.settings import Settings
 from bot.values import shown
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from bot.ground import Ground
 from bot.hooks import FeedHooks, SocketLine
 from bot.ops.alerts import Alerts
 from bot.ops.self_report import SelfReport
+from bot.places import webhook_secret_file
 from bot.reconciler import Reconciler
-from bot.settings import Settings, webhook_secret_file
+from bot.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -111,7 +111,7 @@ async def with_rpc(
 def locate(settings: Settings) -> str:
     """The database's URL: DATABASE_URL, or the default, whose name has the chain id in it. Raises Misconfigured."""
     from bot.chain.errors import Unreachable
-    from bot.settings import database_url
+    from bot.places import database_url
 
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()

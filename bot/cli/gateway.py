@@ -29,7 +29,7 @@ def command(as_json: bool) -> int:
       GATEWAY_TOKEN=$(openssl rand -hex 16) langdao-keeper gateway
     """
     from bot.ops import logging
-    from bot.settings import state_dir
+    from bot.places import state_dir
 
     settings = load_settings()
     settings.shared_token()

@@ -22,7 +22,7 @@ def command(as_json: bool) -> None:
       langdao-keeper webhook >> signalling/.env
     """
     from bot.feeds.webhook import secret_in
-    from bot.settings import webhook_secret_file
+    from bot.places import webhook_secret_file
 
     settings = load_settings()
     # With a file of its own nobody has to be asked where the database is.

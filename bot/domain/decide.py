@@ -21,7 +21,7 @@ from typing import NamedTuple
 from bot.domain import breaker
 from bot.domain.policy import Hints, Policy
 from bot.domain.rules import RULES, Due, Feed, World, alive_ms, corroborated_ms, heartbeats_silent
-from bot.domain.session import Session, Word
+from bot.domain.session import Session
 
 Input = int | str | bool | None
 NEVER_MS = 2**63
@@ -239,28 +239,43 @@ def _decision(
 
 
 def _inputs(session: Session, world: World) -> dict[str, Input]:
-    feed = world.feed if session.beats.count or session.away else Feed()  # of the rest no clock reads it
-    said: dict[str, Input] = {
-        "started_ms": session.started_ms,
-        "ended_hint_ms": _at(session.ended_hint),
-        "timeout_hint_ms": _at(session.timeout_hint),
-        "beats": session.beats.count,
-        "last_beat_ms": session.beats.last_ms or None,
-        "life_ms": session.life_ms or None,
-        "still_here_ms": session.still_here_ms or None,
-        "weak_life_ms": session.weak_life_ms or None,
-        "asked_ms": session.asked_ms or None,
-        "drained_ms": session.drained_ms,
-        "reached": session.reached,
-        "reachable": None if world.reachable else False,
-        "reported": True if session.reported else None,
-        "sole_room": True if feed.sole_room else None,
-        "feed_since_ms": feed.since_ms if feed.since_ms > session.started_ms else None,
-        "feed_until_ms": feed.until_ms,
-    }
-    said |= {f"away_{role or 'unknown'}_ms": word.at_ms for role, word in session.away.items()}
-    return {name: value for name, value in said.items() if value is not None}
+    """What it rests on, as far as there is any of it: of most sessions little, and this is made at each decision."""
+    said: dict[str, Input] = {"started_ms": session.started_ms, "beats": session.beats.count}
+    if session.ends:
+        said["ended_hint_ms"] = session.ends[0].at_ms
+    if session.timeouts:
+        said["timeout_hint_ms"] = session.timeouts[0].at_ms
+    if session.beats.last_ms:
+        said["last_beat_ms"] = session.beats.last_ms
+    if session.life_ms:
+        said["life_ms"] = session.life_ms
+    if session.still_here_ms:
+        said["still_here_ms"] = session.still_here_ms
+    if session.weak_life_ms:
+        said["weak_life_ms"] = session.weak_life_ms
+    if session.asked_ms:
+        said["asked_ms"] = session.asked_ms
+    if session.drained_ms is not None:
+        said["drained_ms"] = session.drained_ms
+    if session.reached is not None:
+        said["reached"] = session.reached
+    if not world.reachable:
+        said["reachable"] = False
+    if session.reported:
+        said["reported"] = True
+    if session.beats.count or session.away:  # else no clock reads the feed
+        said |= _of_feed(world.feed, session.started_ms)
+    if session.away:
+        said |= {f"away_{role or 'unknown'}_ms": word.at_ms for role, word in session.away.items()}
+    return said
 
 
-def _at(word: Word | None) -> int | None:
-    return word.at_ms if word is not None else None
+def _of_feed(feed: Feed, started_ms: int) -> dict[str, Input]:
+    said: dict[str, Input] = {}
+    if feed.sole_room:
+        said["sole_room"] = True
+    if feed.since_ms > started_ms:
+        said["feed_since_ms"] = feed.since_ms
+    if feed.until_ms is not None:
+        said["feed_until_ms"] = feed.until_ms
+    return said

@@ -22,7 +22,7 @@ from tests.support.anvil import OWNER_KEY, langdao
 from tests.support.host import read_only, seen_by, small_disk, small_disks
 from tests.support.proxy import Proxy
 from tests.support.record import inside, keeper
-from tests.support.servers import apprise_sink, beside, postgresql, serving
+from tests.support.servers import beside, postgresql, serving, taking_all
 from tests.support.web3signer import Web3Signer
 
 
@@ -279,7 +279,7 @@ def test_database__postgresql_stopped__signs_nothing_alerts_and_goes_on_when_it_
 @pytest.mark.provokes("alert.stopped", "alert.test")
 @pytest.mark.parametrize("kind", ["stopped", "test"])
 def test_alert__called_for_by_the_service_manager_or_a_person__arrives(tmp_path: Path, kind: str) -> None:
-    with apprise_sink() as (url, heard):
-        done = inside(tmp_path, "alert", f"--{kind}", APPRISE_URLS=url)
+    with taking_all() as (place, heard):
+        done = inside(tmp_path, "alert", f"--{kind}", APPRISE_URLS=f"json://{place}/")
     assert done.code == 0, done.text
-    assert f"alert.{kind}" in heard[0]
+    assert f"alert.{kind}" in heard[0][1]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import AsyncIterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from bot.store.tables import ActionRow, AlertRow, DecisionRow, FactRow, Settleme
 from tests.integration.test_cli_daemon import running, until
 from tests.support.anvil import OWNER_KEY, Anvil, anvil, calldata
 from tests.support.keeper import KEY, OTHER, Keeper
-from tests.support.servers import free_port
+from tests.support.servers import free_port, taking_all
 from tests.support.sessions import OTHER_STUDENT, STUDENT, TUTOR
 
 AGE_S = 10_800  # of the sessions that are open at the first start
@@ -164,22 +162,8 @@ def past(node: Anvil, lessons: int) -> tuple[str, int]:
 @pytest.mark.provokes("alert.first-start")
 def test_run__first_start_on_a_chain_with_10000_past_sessions__no_message_leaves(tmp_path: Path) -> None:
     """A test starts on a chain with 10,000 past sessions: no message leaves."""
-    heard: dict[str, list[dict[str, Any]]] = {"/nudge": [], "/operator": []}
-
-    class Listener(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            heard[self.path.partition("?")[0].rstrip("/")].append(said)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     log, bind = tmp_path / "log", f"127.0.0.1:{free_port()}"
-    with anvil("--gas-limit", "60000000") as node:
+    with taking_all() as (place, heard), anvil("--gas-limit", "60000000") as node:
         contract, deployed = past(node, 10_000)
         given = {
             "RPC_URL": node.url,
@@ -191,24 +175,23 @@ def test_run__first_start_on_a_chain_with_10000_past_sessions__no_message_leaves
             "GATEWAY": 1,
             "GATEWAY_BIND": bind,
             "GATEWAY_TOKEN": "a-token-to-share",
-            "NUDGE_WEBHOOK_URL": f"http://127.0.0.1:{server.server_port}/nudge",
+            "NUDGE_WEBHOOK_URL": f"http://{place}/nudge",
             "NUDGE_WEBHOOK_SECRET": "s" * 32,
             "ORPHAN_AFTER_S": 1,
-            "APPRISE_URLS": f"json://127.0.0.1:{server.server_port}/operator",
+            "APPRISE_URLS": f"json://{place}/operator",
             "BACKEND_PRIVATE_KEY": OWNER_KEY,
         }
         with running(tmp_path, "run", **given) as daemon:
-            until(lambda: "http.listening" in log.read_text() and heard["/operator"], 90)
+            until(lambda: "http.listening" in log.read_text() and heard, 90)
             time.sleep(8)  # nudges and bills are looked for every two seconds
             assert daemon.poll() is None
-    server.shutdown()
     database = Database(f"sqlite:///{tmp_path}/keeper.db")
     with database.read() as session:
         assert len(session.exec(select(Settlement.session_id)).all()) >= 10_000
         assert session.exec(select(ActionRow.id)).all() == []
         assert session.exec(select(AlertRow.name)).all() == [FIRST]
     database.dispose()
-    assert heard["/nudge"] == []
-    [digest] = heard["/operator"]
-    assert "64 sessions are open on chain" in digest["message"]
+    [(path, digest)] = heard
+    assert path == "/operator"
+    assert "64 sessions are open on chain" in json.loads(digest)["message"]
     assert '"tx.stored"' not in log.read_text()

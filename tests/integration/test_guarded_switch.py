@@ -11,9 +11,12 @@ import pytest
 
 from bot.chain import guard_codec
 from bot.chain.envelope import called
+from bot.chain.errors import Unreachable
 from bot.chain.fees import GWEI, Caps
 from bot.chain.guard import delegation
 from bot.chain.rpc import Rpc
+from bot.chain.sender.former import Former
+from bot.chain.sender.look import Standing
 from bot.domain.facts import SessionKey
 from tests.support.anvil import ENGLISH, OWNER_KEY, World, langdao
 from tests.support.guarded import KEEPER, KEEPER_KEY, delegate, deploy_guard
@@ -175,6 +178,34 @@ async def test_to_guarded__the_budget_is_under_way_at_the_very_first_head__nothi
     await bench.until(lambda: bench.hooks.alerts)
     assert bench.hooks.alerts == ["alert.gas-budget"]
     assert len(bench.txs()) == 2
+
+
+async def test_to_guarded__a_look_at_it_fails__holds_and_counts_what_was_known(
+    guard: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endpoint that doesn't answer counts by what it said last"""
+    bench, watch = guard, Former.watch
+    heads: list[Standing] = []
+
+    async def noted(former: Former, standing: Standing, requested: dict[SessionKey, int]) -> None:
+        await watch(former, standing, requested)
+        heads.append(standing)
+
+    async def fails(*_: object) -> None:
+        raise Unreachable("everywhere", "no answer")
+
+    monkeypatch.setattr(Former, "watch", noted)
+    key = await direct_in_flight(bench)
+    await to_guarded(bench)
+    await dear_blocks(bench, 1)
+    await bench.until(lambda: heads)
+    former = bench.sender._former
+    known = former.held, former.under_way_wei
+    assert (known[0], known[1] > 0) == ({key}, True)
+    monkeypatch.setattr(Rpc, "each_as", fails)
+    with pytest.raises(Unreachable):
+        await watch(former, heads[-1], {})
+    assert (former.held, former.under_way_wei) == known
 
 
 async def test_to_guarded__direct_one_is_stuck__alert_names_the_way_out(guard: Bench) -> None:

@@ -20,7 +20,7 @@ from bot import values
 from bot.web.operator import Hosts
 from tests.integration.test_cli_daemon import running, settings, until
 from tests.support.anvil import OWNER_KEY, World, langdao
-from tests.support.servers import free_port
+from tests.support.servers import free_port, taking_all
 
 TOKEN = "correct-horse-battery"
 
@@ -334,26 +334,10 @@ def test_ready__database_that_takes_nothing__says_database(tmp_path: Path) -> No
 
 def test_ping__keeper_healthy_then_blind__comes_then_stays_away(tmp_path: Path) -> None:
     """The dead man's switch is pinged only while nothing is wrong with head, database and feeds."""
-    import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    pings: list[str] = []
-
-    class Taker(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            pings.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Taker)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/ping/secret-uuid-of-the-check"
+    with taking_all() as (place, pings):
+        url = f"http://{place}/ping/secret-uuid-of-the-check"
         with site(tmp_path, HEARTBEAT_PING_URL=url):
-            until(lambda: pings == ["/ping/secret-uuid-of-the-check"])
+            until(lambda: pings == [("/ping/secret-uuid-of-the-check", "")])
         assert "secret-uuid" not in (tmp_path / "log").read_text()
         pings.clear()
         blind = tmp_path / "blind"
@@ -361,8 +345,6 @@ def test_ping__keeper_healthy_then_blind__comes_then_stays_away(tmp_path: Path) 
         with site(blind, HEARTBEAT_PING_URL=url, SOCKET_URL=f"http://127.0.0.1:{free_port()}"):
             until(lambda: "ping.withheld" in (blind / "log").read_text())
         assert pings == []
-    finally:
-        server.shutdown()
 
 
 def test_service_manager__notify_socket_given__hears_ready_alive_and_stopping(tmp_path: Path) -> None:

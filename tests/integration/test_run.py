@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +25,7 @@ from tests.integration.test_cli_daemon import running, settings, until
 from tests.support.anvil import OWNER_KEY, World, langdao
 from tests.support.gateway import signed, statement_body
 from tests.support.record import inside, keeper
-from tests.support.servers import free_port
+from tests.support.servers import free_port, taking_all
 
 STRANGER_KEY = "0x" + "0" * 63 + "7"
 STRANGER = "0xd41c057fd1c78805AAC12B0A94a405c0461A6FBb"
@@ -220,34 +219,15 @@ def test_run__post_without_the_secret__is_not_there_unless_opened(world: World, 
 
 @pytest.mark.provokes("alert.orphan")
 def test_run__orphan__alert_is_a_row_a_line_and_a_message(world: World, tmp_path: Path) -> None:
-    heard: list[dict[str, Any]] = []
-
-    class Operator(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Operator)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    given = settings(
-        world,
-        tmp_path,
-        ORPHAN_AFTER_S=1,
-        POLL_INTERVAL_S=0.2,
-        APPRISE_URLS=f"json://127.0.0.1:{server.server_port}/token",
-    )
-    with running(tmp_path, "run", **given):
-        until(lambda: "http.listening" in (tmp_path / "log").read_text())
-        world.start(0, 0)
-        until(lambda: heard)
-        found = until(lambda: inside(tmp_path, "status", "--json", **given).json()["alerts"])
-    server.shutdown()
+    with taking_all() as (place, heard):
+        given = settings(world, tmp_path, ORPHAN_AFTER_S=1, POLL_INTERVAL_S=0.2, APPRISE_URLS=f"json://{place}/token")
+        with running(tmp_path, "run", **given):
+            until(lambda: "http.listening" in (tmp_path / "log").read_text())
+            world.start(0, 0)
+            until(lambda: heard)
+            found = until(lambda: inside(tmp_path, "status", "--json", **given).json()["alerts"])
     assert [one["name"] for one in found] == ["alert.orphan"]
-    assert "langdao-keeper explain 1" in heard[0]["message"]
+    assert "langdao-keeper explain 1" in json.loads(heard[0][1])["message"]
     log = (tmp_path / "log").read_text()
     assert '"event": "alert.orphan"' in log
     assert "/token" not in log

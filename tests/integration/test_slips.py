@@ -15,14 +15,14 @@ import pytest
 
 from bot import cli
 from bot.errors import Misconfigured
-from bot.settings import state_dir
+from bot.places import state_dir
 from bot.web.serving import listening
 from tests.integration.test_cli_daemon import running, until
 from tests.integration.test_cli_daemon import settings as of_daemon
 from tests.support.anvil import World, anvil, langdao
 from tests.support.doctor import examined, settings
 from tests.support.record import environment, inside
-from tests.support.servers import apprise_sink, free_port
+from tests.support.servers import free_port, taking_all
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +179,11 @@ def test_apprise_urls__slip_in_a_scheme__doctor_and_alert_name_the_place_and_not
 
 
 def test_alert__one_of_two_channels_is_dead__is_named(tmp_path: Path) -> None:
-    with apprise_sink() as (url, bodies):
-        done = inside(tmp_path, "alert", "--test", APPRISE_URLS=f"json://127.0.0.1:9/a,{url}")
+    with taking_all() as (place, heard):
+        done = inside(tmp_path, "alert", "--test", APPRISE_URLS=f"json://127.0.0.1:9/a,json://{place}/")
     assert done.code == 1
     assert "APPRISE_URLS: number 1 (json://…) didn't take the alert" in done.err
-    assert len(bodies) == 1
+    assert len(heard) == 1
 
 
 # Addresses, answers --------------------------------------------------------------------------------------------------

@@ -252,15 +252,18 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @contextmanager
-def apprise_sink() -> Iterator[tuple[str, list[str]]]:
-    """Takes what Apprise posts: its address for APPRISE_URLS, and the bodies that came."""
-    heard: list[str] = []
+def taking_all(status: int = 200) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Takes whatever is asked or posted: its `host:port`, and (path without query, body) of all that came."""
+    heard: list[tuple[str, str]] = []
 
     class Taker(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(200)
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            heard.append((self.path.partition("?")[0].rstrip("/"), body))
+            self.send_response(status)
             self.end_headers()
+
+        do_POST = do_GET
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -268,7 +271,7 @@ def apprise_sink() -> Iterator[tuple[str, list[str]]]:
     server = HTTPServer(("127.0.0.1", 0), Taker)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"json://127.0.0.1:{server.server_port}/", heard
+        yield f"127.0.0.1:{server.server_port}", heard
     finally:
         server.shutdown()
         server.server_close()

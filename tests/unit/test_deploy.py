@@ -7,13 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+
+from tests.support.servers import taking_all
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 UNITS = CHECKOUT / "deploy" / "systemd"
@@ -73,26 +72,10 @@ def test_dockerfile__health_check__asks_where_the_keeper_listens_and_no_proxy(st
     assert found is not None
     program, *args = json.loads(found[1])
     assert program == "python"
-    asked: list[str] = []
-
-    class Health(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Health)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {"HTTP_BIND": f"0.0.0.0:{server.server_port}", "http_proxy": "http://127.0.0.1:9"}
-    try:
+    with taking_all(status) as (place, asked):
+        env = {"HTTP_BIND": f"0.0.0.0:{place.rpartition(':')[2]}", "http_proxy": "http://127.0.0.1:9"}
         assert subprocess.run([sys.executable, *args], env=env, timeout=60).returncode == code
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert asked == ["/health"]
+    assert asked == [("/health", "")]
 
 
 @pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)

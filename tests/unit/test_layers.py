@@ -23,20 +23,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"domain", "errors", "values"},
     "values": {"domain"},
     "loading": {"errors", "settings"},
+    "places": {"errors", "settings"},
     "store": {"domain", "errors"},
     "reconciler": {"domain", "store"},
     "chain": EDGE | {"store"},
     "feeds": EDGE,
     "nudges": EDGE | {"feeds"},
-    "web": EDGE | {"store", "reconciler", "chain", "feeds"},
-    "ops": EDGE | {"loading", "store", "reconciler", "chain", "feeds", "ground", "nudges"},
-    "ground": EDGE | {"store", "chain"},
+    "web": EDGE | {"places", "store", "reconciler", "chain", "feeds"},
+    "ops": EDGE | {"places", "loading", "store", "reconciler", "chain", "feeds", "ground", "nudges"},
+    "ground": EDGE | {"places", "store", "chain"},
     "desk": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops", "ground"},
-    "backend": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops"},
+    "backend": EDGE | {"places", "store", "reconciler", "chain", "feeds", "web", "ops"},
     "hooks": EDGE | {"store", "reconciler", "chain", "feeds", "nudges", "ops"},
     "nudging": EDGE | {"store", "reconciler", "nudges", "ops"},
     "plans": EDGE | {"store", "reconciler", "nudges"},
-    "hearing": EDGE | {"store", "reconciler", "chain", "feeds", "web", "ops", "ground", "hooks", "backend"},
+    "hearing": EDGE | {"places", "store", "reconciler", "chain", "feeds", "web", "ops", "ground", "hooks", "backend"},
     "keeper": EDGE
     | {
         "store",
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "desk",
         "nudging",
     },
-    "cli": EDGE | {"loading", "store", "chain", "feeds", "web", "ops", "keeper"},
+    "cli": EDGE | {"places", "loading", "store", "chain", "feeds", "web", "ops", "keeper"},
 }
 # The core has no clock, no I/O and no framework.
 PURE = {

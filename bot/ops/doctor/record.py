@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from bot.ops.doctor.patient import REMEDIES, REQUEST_S, Check, Patient, Skip
-from bot.settings import database_url, webhook_secret_file
+from bot.places import database_url, webhook_secret_file
 from bot.values import shown
 
 DISK_LOW_BYTES = 1 << 30

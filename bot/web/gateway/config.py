@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot.settings import Settings, state_dir
+from bot.places import state_dir
+from bot.settings import Settings
 
 
 def wall_ms() -> int:
